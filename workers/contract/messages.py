@@ -1,0 +1,155 @@
+"""What travels between the dispatcher and the worker pools.
+
+A task message is one :class:`Batch`: a :class:`FunctionSpec` and one or more :class:`Invocation` of it, run in series
+on one environment. A worker answers each invocation with one :class:`Outcome`. All three are encoded as msgpack maps,
+and the version number leads every message: a reader takes :data:`VERSION` and the one before it.
+"""
+
+from typing import Final, Literal
+
+import msgspec
+
+VERSION: Final = 1
+#: Payloads over this many bytes travel as their own Redis key (see ``keys.payload``).
+INLINE_PAYLOAD_BYTES: Final = 64 * 1024
+
+Mode = Literal["local", "docker", "docker-reuse"]
+Lane = Literal["sync", "event", "replay"]
+MODES: Final[tuple[Mode, ...]] = ("local", "docker", "docker-reuse")
+LANES: Final[tuple[Lane, ...]] = ("sync", "event", "replay")
+
+
+class VersionMismatch(Exception):
+    """The message was written by an Everwarm too old or too new for this reader: the platform's fault, no try used."""
+
+    def __init__(self, found: int) -> None:
+        super().__init__(f"message version {found}; this process reads {VERSION - 1} and {VERSION}")
+        self.found = found
+
+
+class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The resolved, immutable snapshot of one function version that a worker needs to run it."""
+
+    account: str
+    region: str
+    function: str
+    version: str
+    """``$LATEST`` or a published version's number."""
+    runtime: str
+    handler: str
+    timeout_s: int
+    memory_mb: int
+    ephemeral_mb: int
+    environment: dict[str, str]
+    """The function's own variables; secrets, so never logged."""
+    code_sha256: str
+    """Hex SHA-256 of the zip; empty with hot reload."""
+    hot_reload_path: str = ""
+    """Absolute host directory that is the code (bucket ``hot-reload``); empty otherwise."""
+    architecture: str = "x86_64"
+    package_type: str = "Zip"
+    log_group: str = ""
+    revision: str
+    """Hash over everything above: environments are shared by it and by nothing else."""
+
+    @property
+    def arn(self) -> str:
+        """The function's ARN without a qualifier."""
+        return f"arn:aws:lambda:{self.region}:{self.account}:function:{self.function}"
+
+
+class Invocation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One call of a function."""
+
+    request_id: str
+    attempt: int = 1
+    """The fence: an outcome of an older attempt changes nothing."""
+    lane: Lane
+    invoked_arn: str
+    """With the qualifier that was called."""
+    payload: bytes = b""
+    payload_key: str = ""
+    """Redis key that holds the payload when it is over ``INLINE_PAYLOAD_BYTES``."""
+    claim_by_ms: int
+    """Unix time in ms after which a claim answers ``late``."""
+    reply_to: str
+    """Redis list that the outcome is pushed to."""
+    trace_id: str = ""
+    client_context: str = ""
+    """The decoded JSON document."""
+    cognito_identity: str = ""
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The body of one task message."""
+
+    v: int
+    spec: FunctionSpec
+    code_url: str = ""
+    """Signed URL of the zip at the dispatcher; no part of the revision, since it changes with time."""
+    invocations: list[Invocation]
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How an attempt ended. A function's failure is an outcome, never an exception."""
+
+    v: int = VERSION
+    request_id: str
+    attempt: int
+    kind: Literal["success", "function_error", "system_error"]
+    payload: bytes = b""
+    """What the caller gets as body, for the first two kinds."""
+    error_type: str = ""
+    """``function_error``: the ``errorType``. ``system_error``: the name of AWS's exception (``ServiceException``)."""
+    message: str = ""
+    """``system_error`` only: one line for the caller."""
+    log_tail: bytes = b""
+    """The last 4,096 bytes of the invocation's log, START to REPORT."""
+    version: str = "$LATEST"
+    """The version that ran (``X-Amz-Executed-Version``)."""
+    worker: str = ""
+    environment: str = ""
+    duration_ms: float = 0.0
+    init_ms: float = 0.0
+    """Over 0 only after a cold start."""
+    memory_used_mb: int = 0
+
+
+class _Head(msgspec.Struct):
+    v: int
+
+
+encode = msgspec.msgpack.Encoder().encode
+_head = msgspec.msgpack.Decoder(_Head)
+_batch = msgspec.msgpack.Decoder(Batch)
+_outcome = msgspec.msgpack.Decoder(Outcome)
+
+
+def _check_version(data: bytes) -> None:
+    found = _head.decode(data).v
+    if found not in (VERSION - 1, VERSION):
+        raise VersionMismatch(found)
+
+
+def decode_batch(data: bytes) -> Batch:
+    """Raises :class:`VersionMismatch`, or ``msgspec.DecodeError`` when the bytes are no batch."""
+    try:
+        batch = _batch.decode(data)
+    except msgspec.DecodeError:
+        _check_version(data)
+        raise
+    if batch.v not in (VERSION - 1, VERSION):
+        raise VersionMismatch(batch.v)
+    return batch
+
+
+def decode_outcome(data: bytes) -> Outcome:
+    """Raises :class:`VersionMismatch`, or ``msgspec.DecodeError`` when the bytes are no outcome."""
+    try:
+        outcome = _outcome.decode(data)
+    except msgspec.DecodeError:
+        _check_version(data)
+        raise
+    if outcome.v not in (VERSION - 1, VERSION):
+        raise VersionMismatch(outcome.v)
+    return outcome

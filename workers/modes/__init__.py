@@ -1,0 +1,1 @@
+"""The execution modes, behind one seam: ``invoke(invocation) -> Outcome`` and ``close()``."""
