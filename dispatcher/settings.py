@@ -1,0 +1,200 @@
+"""The dispatcher's settings."""
+
+import ipaddress
+import os
+import re
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from workers.contract import settings as shared
+from workers.contract.settings import (
+    Environ,
+    Setting,
+    SettingError,
+    Shared,
+    boolean,
+    folders,
+    integer,
+    names,
+    number,
+    size,
+    text,
+    url,
+)
+
+
+class Credential(msgspec.Struct, frozen=True):
+    """A key that may call this server, and the account it belongs to."""
+
+    key: str
+    secret: str
+    account: str
+
+    def __repr__(self) -> str:
+        """Without the secret."""
+        return f"Credential({self.key}, account {self.account})"
+
+
+def parse_credentials(value: str) -> tuple[Credential, ...]:
+    """``key:secret:account`` separated by commas, or ``@FILE`` with one on each line."""
+    lines = value.split(",")
+    if value.startswith("@"):
+        try:
+            lines = Path(value[1:]).read_text().splitlines()
+        except OSError as error:
+            raise ValueError(f"can't read the file: {error.strerror}") from None
+    return tuple(_credential(line.strip()) for line in lines if line.strip() and not line.startswith("#"))
+
+
+def _credential(line: str) -> Credential:
+    match = re.fullmatch(r"([^:\s]+):(\S+):(\d{12})", line)
+    if not match:
+        raise ValueError("must be key:secret:account (12 digits), separated by commas, or @FILE with one on each line")
+    return Credential(*match.groups())
+
+
+class DispatcherSettings(Shared, frozen=True, kw_only=True):
+    """Everything the dispatcher can be told."""
+
+    host: Annotated[str, Setting("EVERWARM_HOST", text, "address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Setting("EVERWARM_PORT", integer(1, 65535), "port to listen on")] = 4566
+    database_url: Annotated[
+        str,
+        Setting(
+            "EVERWARM_DATABASE_URL",
+            url("sqlite", "postgresql", "postgresql+psycopg"),
+            "the catalog; unset: SQLite in the data directory",
+            secret=True,
+        ),
+    ] = ""
+    advertise_url: Annotated[
+        str,
+        Setting(
+            "EVERWARM_ADVERTISE_URL",
+            url("http", "https"),
+            "this server's URL as workers reach it; unset: host and port",
+        ),
+    ] = ""
+    sync_queue_wait_s: Annotated[
+        float,
+        Setting("EVERWARM_SYNC_QUEUE_WAIT_S", number(0.1, 900), "a call that no worker began within it gets 429", "s"),
+    ] = 10.0
+    credentials: Annotated[
+        tuple[Credential, ...],
+        Setting(
+            "EVERWARM_CREDENTIALS",
+            parse_credentials,
+            "key:secret:account, separated by commas, or @FILE; turns signature verification on",
+            secret=True,
+        ),
+    ] = ()
+    insecure: Annotated[
+        bool, Setting("EVERWARM_INSECURE", boolean, "1: listen on an address off loopback without credentials")
+    ] = False
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        Setting("EVERWARM_ALLOWED_HOSTS", names, "further values of the Host header, separated by commas"),
+    ] = ()
+    allowed_origins: Annotated[
+        tuple[str, ...], Setting("EVERWARM_ALLOWED_ORIGINS", names, "web origins that may call, separated by commas")
+    ] = ()
+    hot_reload_roots: Annotated[
+        tuple[Path, ...] | None,
+        Setting(
+            "EVERWARM_HOT_RELOAD_ROOTS",
+            folders,
+            "hot reload only below these, separated by colons; default: the home directory, nothing for root or off loopback",
+        ),
+    ] = None
+    s3_endpoint: Annotated[
+        str, Setting("EVERWARM_S3_ENDPOINT", url("http", "https"), "S3 that S3Bucket and S3Key are fetched from")
+    ] = ""
+    s3_access_key: Annotated[str, Setting("EVERWARM_S3_ACCESS_KEY", text, "access key for it")] = "test"
+    s3_secret_key: Annotated[str, Setting("EVERWARM_S3_SECRET_KEY", text, "secret key for it", secret=True)] = "test"
+    s3_region: Annotated[str, Setting("EVERWARM_S3_REGION", text, "region for it")] = "us-east-1"
+    real_aws: Annotated[
+        bool, Setting("EVERWARM_REAL_AWS", boolean, "1: requests to real AWS are allowed, with the usual profiles")
+    ] = False
+    concurrent_executions: Annotated[
+        int,
+        Setting("LAMBDA_LIMITS_CONCURRENT_EXECUTIONS", integer(1, 1_000_000), "concurrent invocations of an account"),
+    ] = 1000
+    minimum_unreserved: Annotated[
+        int,
+        Setting(
+            "LAMBDA_LIMITS_MINIMUM_UNRESERVED_CONCURRENCY",
+            integer(0, 1_000_000),
+            "concurrency of an account that can't be reserved",
+        ),
+    ] = 100
+    code_zipped_bytes: Annotated[
+        int, Setting("LAMBDA_LIMITS_CODE_SIZE_ZIPPED", integer(1, 1 << 34), "largest zip", "bytes")
+    ] = 52_428_800
+    code_unzipped_bytes: Annotated[
+        int, Setting("LAMBDA_LIMITS_CODE_SIZE_UNZIPPED", integer(1, 1 << 36), "largest unpacked zip", "bytes")
+    ] = 262_144_000
+    environment_bytes: Annotated[
+        int,
+        Setting(
+            "LAMBDA_LIMITS_MAX_FUNCTION_ENVVAR_SIZE_BYTES",
+            integer(1, 1 << 20),
+            "a function's variables together",
+            "bytes",
+        ),
+    ] = 4096
+    code_extract_s: Annotated[
+        float,
+        Setting("LAMBDA_CODE_EXTRACT_TIME", number(0.1, 900), "how long unpacking may take at create and update", "s"),
+    ] = 25.0
+    synchronous_create: Annotated[
+        bool, Setting("LAMBDA_SYNCHRONOUS_CREATE", boolean, "1: create returns only when the function is Active")
+    ] = False
+    logs_max_bytes: Annotated[
+        int, Setting("EVERWARM_LOGS_MAX", size, "disk space for the functions' logs, all together", "bytes")
+    ] = 1 << 30
+    metrics_token: Annotated[
+        str, Setting("EVERWARM_METRICS_TOKEN", text, "bearer token that /_everwarm/metrics asks for", secret=True)
+    ] = ""
+
+    @property
+    def endpoint(self) -> str:
+        """The URL at which workers and people reach this server."""
+        if self.advertise_url:
+            return self.advertise_url
+        # An unspecified address can't be connected to everywhere.
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - compared, not bound
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    @property
+    def database(self) -> str:
+        """SQLAlchemy's URL of the catalog."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'everwarm.db'}"
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        return is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """``localhost`` and the addresses of the loopback networks; a name is never looked up."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def read(environ: Environ) -> DispatcherSettings:
+    """The settings with the defaults that depend on the user filled in; raises ``SettingError``."""
+    found = shared.read(DispatcherSettings, environ)
+    if not (found.loopback or found.credentials or found.insecure):
+        why = "other machines could run code here: set EVERWARM_CREDENTIALS=key:secret:account, or say --insecure"
+        raise SettingError("EVERWARM_HOST", found.host, why)
+    if found.hot_reload_roots is None:
+        roots = (Path.home(),) if os.geteuid() != 0 and found.loopback else ()
+        found = msgspec.structs.replace(found, hot_reload_roots=roots)
+    return found
