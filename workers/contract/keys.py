@@ -1,0 +1,99 @@
+"""Every Redis key there is, in one table.
+
+=====================================================  ======  ==================  ==========================================
+key                                                    type    gone after          holds
+=====================================================  ======  ==================  ==========================================
+everwarm:epoch                                         string  permanent           random word; a new one means Redis was lost
+everwarm:secret                                        string  permanent           key of the tokens between worker and dispatcher
+everwarm:workers                                       zset    permanent, pruned   worker → its last heartbeat (ms)
+everwarm:worker:<worker>                               hash    5 s                 mode, slots, host, pid: alive while it exists
+everwarm:invocation:<request id>                       hash    claim_by + 60 s,    state, attempt, worker, environment of the
+                                                               run: its timeout    newest attempt
+everwarm:payload:<request id>                          string  claim_by + 60 s     a payload over 64 KiB
+everwarm:concurrency:<account>:<region>                zset    its last deadline   unreserved attempts → deadline (ms)
+everwarm:concurrency:<account>:<region>:<function>     zset    its last deadline   the same of one function with a reservation
+everwarm:replies:<dispatcher>                          list    60 s unread         outcomes for one dispatcher
+everwarm:environment:<environment>                     hash    120 s unrenewed     state, owner, generation, worker, last use …
+everwarm:environments:<worker>                         set     120 s unrenewed     a worker's environments
+everwarm:leases:<worker>                               zset    120 s unrenewed     leased environment → end of the lease (ms)
+everwarm:idle:<worker>                                 zset    120 s unrenewed     idle environment → last use (ms)
+everwarm:warm:<mode>:<revision>                        zset    120 s unrenewed     idle environment → last use, over all workers
+everwarm:logs                                          zset    permanent, pruned   log stream → last append (ms)
+everwarm:log:<account>:<region>:<function>             stream  600 s               log chunks the dispatcher has not stored yet
+everwarm.<mode>.<lane>                                 list    permanent           Celery's queues
+_kombu.binding.*                                       set     permanent           kombu's exchange table
+=====================================================  ======  ==================  ==========================================
+"""
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import Final
+
+EPOCH: Final = "everwarm:epoch"
+SECRET: Final = "everwarm:secret"
+WORKERS: Final = "everwarm:workers"
+LOGS: Final = "everwarm:logs"
+
+#: Keys that may stand without a TTL; anything else without one is a leak, which the tests look for.
+PERMANENT: Final = (EPOCH, SECRET, WORKERS, LOGS, "everwarm.*.*", "_kombu.binding.*")
+
+
+def worker(worker: str) -> str:
+    """Heartbeat and description of one worker."""
+    return f"everwarm:worker:{worker}"
+
+
+def invocation(request_id: str) -> str:
+    """The newest attempt of one invocation."""
+    return f"everwarm:invocation:{request_id}"
+
+
+def payload(request_id: str) -> str:
+    """A payload that is too large for its message."""
+    return f"everwarm:payload:{request_id}"
+
+
+def concurrency(account: str, region: str, function: str | None = None) -> str:
+    """Running attempts: of one function with reserved concurrency, or of all the others of an account."""
+    base = f"everwarm:concurrency:{account}:{region}"
+    return base if function is None else f"{base}:{function}"
+
+
+def replies(dispatcher: str) -> str:
+    """Outcomes for one dispatcher process."""
+    return f"everwarm:replies:{dispatcher}"
+
+
+def environment(environment: str) -> str:
+    """One environment's record."""
+    return f"everwarm:environment:{environment}"
+
+
+def environments(worker: str) -> str:
+    """The environments one worker owns."""
+    return f"everwarm:environments:{worker}"
+
+
+def leases(worker: str) -> str:
+    """The leased environments of one worker."""
+    return f"everwarm:leases:{worker}"
+
+
+def idle(worker: str) -> str:
+    """The idle environments of one worker."""
+    return f"everwarm:idle:{worker}"
+
+
+def warm(mode: str, revision: str) -> str:
+    """The idle environments of one revision, whoever owns them."""
+    return f"everwarm:warm:{mode}:{revision}"
+
+
+def log(account: str, region: str, function: str) -> str:
+    """Log chunks of one function."""
+    return f"everwarm:log:{account}:{region}:{function}"
+
+
+def is_permanent(key: str, extra: Iterable[str] = ()) -> bool:
+    """Whether a key may stand without a TTL."""
+    return any(fnmatchcase(key, pattern) for pattern in (*PERMANENT, *extra))
