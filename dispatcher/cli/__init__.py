@@ -1,0 +1,141 @@
+"""The command ``everwarm``. Each command imports what it needs when it runs, so that ``--help`` is quick."""
+
+import os
+import sys
+from typing import Any
+
+import click
+
+
+class Commands(click.Group):
+    """Errors that a person can mend are one line on standard error and status 2, never a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        # The imports cost 0.2 s, which --help need not pay.
+        from dispatcher.cli.client import ServerError
+        from dispatcher.cli.redis import RedisError
+        from dispatcher.cli.up import UpError
+        from workers.contract.settings import SettingError
+
+        try:
+            return super().invoke(ctx)
+        except (SettingError, RedisError, UpError, ServerError) as error:
+            click.echo(f"everwarm: {error}", err=True)
+            ctx.exit(2)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="everwarm")
+def main() -> None:
+    """Self-hosted executor for AWS Lambda functions."""
+
+
+def _environ(**options: object) -> dict[str, str]:
+    """The environment with the options given on the command line over it."""
+    given = {name: str(int(value) if isinstance(value, bool) else value) for name, value in options.items() if value}
+    return {**os.environ, **given}
+
+
+_HOST = click.option("--host", help="Address to listen on (127.0.0.1).")
+_PORT = click.option("--port", type=int, help="Port to listen on (4566).")
+_DATA = click.option(
+    "--data", type=click.Path(file_okay=False, resolve_path=True), help="Directory for everything kept."
+)
+_INSECURE = click.option("--insecure", is_flag=True, help="Listen off loopback without credentials.")
+_ENDPOINT = click.option("--endpoint", help="The server's URL (http://127.0.0.1:4566).")
+_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+
+
+@main.command()
+@_HOST
+@_PORT
+@_DATA
+@_INSECURE
+@click.option("--mode", default="auto", show_default=True, help="auto, local, docker or docker-reuse.")
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
+@click.option("--concurrency", type=click.IntRange(1, 1024), help="Invocations a worker runs at a time.")
+def up(
+    host: str | None,
+    port: int | None,
+    data: str | None,
+    insecure: bool,
+    mode: str,
+    workers: int,
+    concurrency: int | None,
+) -> None:
+    """Run everything on this machine, in the foreground, until Ctrl-C."""
+    from dispatcher.cli.up import run
+
+    environ = _environ(
+        EVERWARM_HOST=host,
+        EVERWARM_PORT=port,
+        EVERWARM_DATA=data,
+        EVERWARM_INSECURE=insecure,
+        EVERWARM_CONCURRENCY=concurrency,
+        LAMBDA_EXECUTOR=None if mode == "auto" else mode,
+    )
+    sys.exit(run(environ, workers))
+
+
+@main.command()
+@_HOST
+@_PORT
+@_DATA
+@_INSECURE
+def dispatcher(host: str | None, port: int | None, data: str | None, insecure: bool) -> None:
+    """Run the front end alone; needs EVERWARM_REDIS_URL."""
+    from dispatcher.cli.part import run_dispatcher
+
+    run_dispatcher(_environ(EVERWARM_HOST=host, EVERWARM_PORT=port, EVERWARM_DATA=data, EVERWARM_INSECURE=insecure))
+
+
+@main.command()
+@click.option("--mode", help="local, docker or docker-reuse.")
+@click.option("--concurrency", type=click.IntRange(1, 1024), help="Invocations that run at a time.")
+@_DATA
+def worker(mode: str | None, concurrency: int | None, data: str | None) -> None:
+    """Run a worker of one mode alone; needs EVERWARM_REDIS_URL."""
+    from dispatcher.cli.part import run_worker
+
+    run_worker(_environ(EVERWARM_MODE=mode, EVERWARM_CONCURRENCY=concurrency, EVERWARM_DATA=data))
+
+
+@main.command()
+@_ENDPOINT
+@_JSON
+def ps(endpoint: str | None, as_json: bool) -> None:
+    """Show the warm environments."""
+    from dispatcher.cli.client import Server
+    from dispatcher.cli.show import environments
+
+    environments(Server.of(_environ(EVERWARM_ENDPOINT=endpoint)), as_json=as_json)
+
+
+@main.command()
+@_ENDPOINT
+@click.argument("function")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on, until Ctrl-C.")
+def logs(endpoint: str | None, function: str, follow: bool) -> None:
+    """Show what a function has logged."""
+    from dispatcher.cli.client import Server
+    from dispatcher.cli.show import function_log
+
+    function_log(Server.of(_environ(EVERWARM_ENDPOINT=endpoint)), function, follow=follow)
+
+
+@main.command()
+@_JSON
+def doctor(as_json: bool) -> None:
+    """Look at this machine: interpreters, Redis, Docker, the default mode and why, every setting."""
+    from dispatcher.cli.doctor import run
+
+    sys.exit(run(dict(os.environ), as_json=as_json))
+
+
+@main.command()
+def demo() -> None:
+    """Start everything, run the sample functions, show what they answer and how long it took, and clean up."""
+    from dispatcher.cli.demo import run
+
+    sys.exit(run(dict(os.environ)))

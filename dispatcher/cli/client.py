@@ -1,0 +1,98 @@
+"""The commands' side of the ``/_everwarm/`` pages."""
+
+import http.client
+import json
+import ssl
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
+
+from dispatcher.settings import Credential, parse_credentials
+from workers.contract.settings import parse_variable, url
+
+DEFAULT_ENDPOINT: Final = "http://127.0.0.1:4566"
+
+
+class ServerError(Exception):
+    """The server can't be reached or answers with an error; one line for people."""
+
+
+class Server:
+    """A running server. Requests are signed when there are credentials, which it asks for off loopback."""
+
+    def __init__(self, endpoint: str, credential: Credential | None = None) -> None:
+        self.endpoint = endpoint
+        self._credential = credential
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str]) -> "Server":
+        """``EVERWARM_ENDPOINT``; the first of ``EVERWARM_CREDENTIALS``, else AWS's two variables."""
+        endpoint = environ.get("EVERWARM_ENDPOINT") or DEFAULT_ENDPOINT
+        endpoint = parse_variable("EVERWARM_ENDPOINT", endpoint, url("http", "https"))
+        given = environ.get("EVERWARM_CREDENTIALS")
+        if given:
+            return cls(endpoint, parse_variable("EVERWARM_CREDENTIALS", given, parse_credentials, secret=True)[0])
+        key, secret = environ.get("AWS_ACCESS_KEY_ID"), environ.get("AWS_SECRET_ACCESS_KEY")
+        return cls(endpoint, Credential(key, secret, "") if key and secret else None)
+
+    def healthy(self) -> bool:
+        """Whether it can run a function now; answers within a second or so."""
+        try:
+            with self._get("/_everwarm/health", timeout_s=1) as response:
+                return response.status == 200
+        except ServerError:
+            return False
+
+    def json(self, path: str) -> Any:
+        """The JSON document of a page."""
+        with self._get(path, timeout_s=10) as response:
+            return json.loads(response.read())
+
+    def lines(self, path: str) -> Iterator[bytes]:
+        """The lines of a page as they come; it may never end."""
+        with self._get(path, timeout_s=None) as response:
+            yield from response
+
+    def _get(self, path: str, timeout_s: float | None) -> http.client.HTTPResponse:
+        parts = urlsplit(self.endpoint)
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        connection = kind(parts.netloc, timeout=timeout_s or 3600)
+        try:
+            connection.request("GET", path, headers=self._headers(path))
+            response = connection.getresponse()
+        except ConnectionRefusedError:
+            raise ServerError(
+                f"no server at {self.endpoint}: start one with `everwarm up`, or name another with --endpoint"
+            ) from None
+        except (OSError, ssl.SSLError, http.client.HTTPException) as error:
+            raise ServerError(f"server at {self.endpoint}: {error}") from None
+        if response.status != 200:
+            raise ServerError(f"server at {self.endpoint} answers {response.status}: {_message(response.read())}")
+        return response
+
+    def _headers(self, path: str) -> dict[str, str]:
+        if self._credential is None:
+            return {}
+        # Costs a quarter of a second, and only servers off loopback ask for it.
+        from botocore.auth import SigV4Auth
+        from botocore.awsrequest import AWSRequest
+        from botocore.credentials import Credentials
+
+        request = AWSRequest("GET", self.endpoint + path, headers={"host": urlsplit(self.endpoint).netloc})
+        SigV4Auth(Credentials(self._credential.key, self._credential.secret), "lambda", "us-east-1").add_auth(request)
+        return dict(request.headers.items())
+
+
+def segment(text: str) -> str:
+    """Text as one segment of a path."""
+    return quote(text, safe="")
+
+
+def _message(body: bytes) -> str:
+    try:
+        found = json.loads(body)
+    except ValueError:
+        found = None
+    if isinstance(found, dict):
+        return str(found.get("message") or found.get("Message") or found)
+    return body[:200].decode(errors="replace").strip() or "nothing"

@@ -1,0 +1,80 @@
+"""Which mode functions run in by default, and why."""
+
+import http.client
+import os
+import socket
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+from workers.contract.messages import Mode
+from workers.contract.settings import SettingError, Shared
+
+#: The modes this version has.
+AVAILABLE: Final[tuple[Mode, ...]] = ("local",)
+_ANSWER_S: Final = 2.0
+
+
+class Choice(NamedTuple):
+    """The default mode and the reason, as one phrase."""
+
+    mode: Mode
+    why: str
+
+
+def choose(settings: Shared, daemon: str | None) -> Choice:
+    """``LAMBDA_EXECUTOR``, else docker where a daemon answers, else local. ``daemon`` is what :func:`find_docker` found."""
+    if settings.executor is not None:
+        if settings.executor not in AVAILABLE:
+            raise SettingError("LAMBDA_EXECUTOR", settings.executor, "this version has mode local only")
+        return Choice(settings.executor, f"LAMBDA_EXECUTOR={settings.executor}")
+    if "docker" not in AVAILABLE:
+        return Choice("local", "this version has no other mode yet")
+    if daemon:
+        return Choice("docker", f"a Docker daemon answers at {daemon}")
+    return Choice("local", "no Docker daemon answers")
+
+
+def find_docker(environ: Mapping[str, str]) -> str | None:
+    """The address at which a Docker daemon (or Podman's compatible socket) answers a ping."""
+    runtime = environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
+    given = environ.get("DOCKER_HOST")
+    candidates = (
+        [given]
+        if given
+        else [
+            "unix:///var/run/docker.sock",
+            f"unix://{runtime}/docker.sock",
+            f"unix://{runtime}/podman/podman.sock",
+            "unix:///run/podman/podman.sock",
+        ]
+    )
+    return next((address for address in candidates if _pings(address)), None)
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=_ANSWER_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(_ANSWER_S)
+        self.sock.connect(self._path)
+
+
+def _pings(address: str) -> bool:
+    parts = urlsplit(address)
+    if parts.scheme == "unix":
+        connection: http.client.HTTPConnection = _UnixConnection(parts.path)
+    elif parts.hostname:
+        connection = http.client.HTTPConnection(parts.hostname, parts.port or 2375, timeout=_ANSWER_S)
+    else:
+        return False
+    try:
+        connection.request("GET", "/_ping")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

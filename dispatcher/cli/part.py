@@ -1,0 +1,63 @@
+"""``everwarm dispatcher`` and ``everwarm worker``: one part of the system as this process."""
+
+import importlib.util
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Final, NoReturn
+
+from dispatcher import settings as dispatcher_settings
+from dispatcher.cli import redis
+from workers.contract import log
+from workers.contract import settings as shared
+from workers.contract.settings import SettingError
+
+#: ``-P``: a file in the current directory must never be taken for a module of ours.
+PYTHON: Final = (sys.executable, "-P")
+
+logger = logging.getLogger(__name__)
+
+
+def run_dispatcher(environ: Mapping[str, str]) -> None:
+    """Serve until a signal; raises ``SettingError`` and ``RedisError`` before anything listens."""
+    from dispatcher import serve
+
+    settings = dispatcher_settings.read(environ)
+    log.configure("dispatcher", settings.log, debug=settings.debug)
+    _require_redis(settings)
+    found = redis.check(settings.redis_url)
+    if not settings.supervised:
+        for line in (*shared.warnings(environ), *found):
+            logger.warning(line)
+    serve.run(settings)
+
+
+def run_worker(environ: Mapping[str, str]) -> NoReturn:
+    """Become a worker process; raises ``SettingError`` when a setting of its is invalid."""
+    check_worker(environ)
+    _require_redis(shared.read(shared.Shared, environ))
+    os.execve(sys.executable, [*PYTHON, "-m", "workers"], dict(environ))
+
+
+def check_worker(environ: Mapping[str, str]) -> bytes:
+    """Let a worker process read its settings; its JSON answer, or ``SettingError`` with its words."""
+    done = subprocess.run(
+        [*PYTHON, "-m", "workers.settings"], env=dict(environ), capture_output=True, check=False, timeout=30
+    )
+    if done.returncode != 0:
+        name, _, rest = done.stderr.decode(errors="replace").strip().partition("=")
+        value, _, why = rest.partition(": ")
+        raise SettingError(name, value, why)
+    return done.stdout
+
+
+def _require_redis(settings: shared.Shared) -> None:
+    if not settings.redis_url:
+        raise SettingError("EVERWARM_REDIS_URL", "", "must be set; `everwarm up` alone starts a Redis of its own")
+
+
+def is_installed(module: str) -> bool:
+    """Whether ``module`` can be imported, without importing it."""
+    return importlib.util.find_spec(module) is not None
