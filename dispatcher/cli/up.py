@@ -125,14 +125,13 @@ def _locked(data_dir: Path) -> Iterator[None]:
     """Hold the data directory, which is created for this user only."""
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = (data_dir / "up.lock").open("a+")
+        file = os.fdopen(os.open(data_dir / "up.lock", os.O_RDWR | os.O_CREAT, 0o600), "r+")
     except OSError as error:
         raise UpError(f"data directory {data_dir}: {error.strerror}; choose another with --data") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
             holder = file.read().strip()
             raise UpError(
                 f"another `everwarm up` (process {holder}) uses {data_dir}: stop it, or choose another with --data"

@@ -1,0 +1,1 @@
+"""The test suite: see ``tests/services`` for the real services that the fixtures start."""

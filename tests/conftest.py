@@ -1,0 +1,36 @@
+"""Fixtures for all tests, and what holds after each of them: no child process is left."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.services import processes
+from tests.services.redis import _redis_of_session, redis_server
+from tests.services.stack import _stack_of_session, make_stack, own_stack, stack
+from tests.services.waiting import wait_until
+
+__all__ = ["_redis_of_session", "_stack_of_session", "make_stack", "own_stack", "redis_server", "stack"]
+
+_SESSION_FIXTURES = ("_redis_of_session", "_stack_of_session")
+
+
+@pytest.fixture(autouse=True)
+def _no_child_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Children that a test starts must be gone after it; those of session fixtures may stay."""
+    for name in _SESSION_FIXTURES:
+        if name in request.fixturenames:
+            request.getfixturevalue(name)
+    before = {child.pid for child in processes.children()}
+    yield
+    # Python's own helper of multiprocessing stays until the end.
+    wait_until(
+        "the test's child processes are gone",
+        lambda: (
+            not [
+                child
+                for child in processes.children()
+                if child.pid not in before and "multiprocessing" not in child.command
+            ]
+        ),
+        timeout_s=5,
+    )
