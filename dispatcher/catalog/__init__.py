@@ -1,0 +1,165 @@
+"""The catalog: functions, versions, aliases, policies, tags and reserved concurrency, in SQL.
+
+Words: a *function* has ``$LATEST`` and immutable published *versions*; an *alias* names a version, and may give a
+second one a part of the calls; a *key* (account, region, name) names a function, and nobody sees another account's or region's.
+
+Each module holds plain functions of a SQLAlchemy connection, each one transaction; :class:`Catalog` runs them off the
+event loop, invalidates what :meth:`Catalog.resolve` remembers, and makes new and changed functions ready in the
+background. What a caller did wrong is an ``AwsError`` raised inside, which rolls the transaction back.
+
+SQLite by default (WAL, ``synchronous=FULL``), one process at a time; PostgreSQL for several dispatchers.
+"""
+
+import asyncio
+import logging
+import random as _random
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Concatenate, Final, ParamSpec, TypeVar
+
+from sqlalchemy import Connection, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from dispatcher.catalog import functions
+from dispatcher.catalog.database import CatalogBusy, Database
+from dispatcher.catalog.functions import Failure
+from dispatcher.catalog.migrations import SchemaTooNew
+from dispatcher.catalog.resolving import SHARED_TTL_S, Cache, Target, resolve
+from dispatcher.catalog.rows import FunctionKey, Version
+from dispatcher.catalog.tables import settings
+from dispatcher.wire.errors import AwsError
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+#: Makes a version ready to run (checks, image pulls); None when it is, else why not.
+Prepare = Callable[[Version], Awaitable[Failure | None]]
+
+_log: Final = logging.getLogger(__name__)
+_SIGNING_SECRET: Final = "signing_secret"
+
+
+async def _prepare(version: Version) -> Failure | None:
+    """Mode local needs nothing: a zip was checked before it was accepted. It can't run images."""
+    if version.code.image_uri:
+        return Failure("InvalidConfiguration", "Container images need a docker mode, which this server does not have.")
+    return None
+
+
+class Catalog:
+    """The dispatcher's catalog. Open it with :meth:`open`, and :meth:`close` it."""
+
+    def __init__(self, database: Database, prepare: Prepare) -> None:
+        self._database = database
+        self._prepare = prepare
+        self._cache = Cache(SHARED_TTL_S if database.shared else None)
+        self._activations: dict[FunctionKey, asyncio.Task[None]] = {}
+        self.signing_secret = b""
+        """Signs the URLs of code; the same for all dispatchers of one database."""
+
+    @classmethod
+    async def open(cls, url: str, prepare: Prepare = _prepare) -> "Catalog":
+        """Open the database at SQLAlchemy's ``url``, and take up what a crash left unfinished.
+
+        Raises :class:`CatalogBusy` when another process has the SQLite file, :class:`SchemaTooNew`, ``AwsError`` or
+        SQLAlchemy's error when the database can't be used.
+        """
+        catalog = cls(await Database.open(url), prepare)
+        try:
+            catalog.signing_secret = bytes.fromhex(await catalog.read(_signing_secret))
+            for key in await catalog.read(functions.unfinished):
+                catalog.activate(key)
+        except BaseException:
+            await catalog.close()
+            raise
+        return catalog
+
+    async def close(self) -> None:
+        """Cancel what is under way in the background, and close the database."""
+        tasks = list(self._activations.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._database.close()
+
+    async def read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run one of this package's functions that change nothing."""
+        return await self._database.run(work, *args, **kwargs)
+
+    async def write(
+        self,
+        work: Callable[Concatenate[Connection, FunctionKey, P], T],
+        key: FunctionKey,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run one that changes the function ``key``; when this returns the change is on disk, and resolved anew."""
+        return await self._database.run_then(
+            lambda: self._cache.forget(key), lambda connection: work(connection, key, *args, **kwargs)
+        )
+
+    async def resolve(
+        self,
+        account: str,
+        region: str,
+        name: str,
+        qualifier: str | None = None,
+        *,
+        random: Callable[[], float] = _random.random,
+    ) -> Target:
+        """What a call runs; an alias with weights picks by ``random()``. ``ResourceNotFoundException`` when there is nothing."""
+        key = FunctionKey(account, region, name)
+        found = self._cache.get(key, qualifier)
+        if found is None:
+            generation = self._cache.generation
+            found = await self.read(resolve, key, qualifier)
+            self._cache.put(key, qualifier, found, generation)
+        return found.pick(random)
+
+    def activate(self, key: FunctionKey) -> asyncio.Task[None]:
+        """Make a new or changed function ready in the background; awaiting the task waits for it."""
+        before = self._activations.get(key)
+        task = asyncio.create_task(self._activate(key, before), name=f"activate {key.name}")
+        self._activations[key] = task
+        task.add_done_callback(lambda done: self._activated(key, done))
+        return task
+
+    def _activated(self, key: FunctionKey, task: "asyncio.Task[None]") -> None:
+        if self._activations.get(key) is task:
+            del self._activations[key]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # The function stays Pending or InProgress, and is taken up again at the next start.
+            _log.error("%s could not be made ready", key.arn(), exc_info=error)
+
+    async def _activate(self, key: FunctionKey, before: "asyncio.Task[None] | None") -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        for version in await self.read(functions.pending_versions, key):
+            failure = await self._prepare(version)
+            await self.write(functions.finish, key, version, failure)
+
+
+def _signing_secret(connection: Connection) -> str:
+    query = select(settings.c.value).where(settings.c.key == _SIGNING_SECRET)
+    found = connection.execute(query).scalar_one_or_none()
+    if found is not None:
+        return str(found)
+    try:
+        with connection.begin_nested():
+            connection.execute(insert(settings).values(key=_SIGNING_SECRET, value=secrets.token_hex(32)))
+    except IntegrityError:
+        _log.debug("another dispatcher made the signing secret first")
+    return str(connection.execute(query).scalar_one())
+
+
+__all__ = [
+    "AwsError",
+    "Catalog",
+    "CatalogBusy",
+    "Failure",
+    "FunctionKey",
+    "Prepare",
+    "SchemaTooNew",
+    "Target",
+    "Version",
+]

@@ -1,0 +1,168 @@
+"""From a name and a qualifier to what a worker needs, out of memory once it was asked for.
+
+An entry is dropped by this process's own writes to the function. On PostgreSQL another dispatcher may write too, so
+there an entry also lives at most a second. The generation closes the race between a read under way and a write: an
+answer read before a write is not remembered after it.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+from sqlalchemy import Connection
+
+from dispatcher.catalog import tags as tag_store
+from dispatcher.catalog.lookups import find_alias, find_version, get_function, not_found
+from dispatcher.catalog.rows import MODE_TAG, Alias, Function, FunctionKey, Version, is_version, version_number
+from dispatcher.wire.arn import LATEST
+from workers.contract.messages import MODES, FunctionSpec, Mode
+
+#: How long an entry lives when other dispatchers write to the same database.
+SHARED_TTL_S: Final = 1.0
+_MAX_FUNCTIONS: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What one call of a function runs."""
+
+    spec: FunctionSpec
+    spec_raw: bytes
+    """``spec`` as msgpack."""
+    executed_version: str
+    invoked_arn: str
+    """With the qualifier that was called, when one was."""
+    reserved_concurrency: int | None
+    state: str
+    """``Pending``, ``Active`` or ``Failed``."""
+    state_reason: str
+    mode: Mode | None
+    """From the tag ``everwarm:mode``."""
+    code_sha256: str
+    """Names the zip for :meth:`dispatcher.code.CodeStore.signed_path`; empty with hot reload and images."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """The main target of a qualifier, and the one that an alias gives a part of the calls."""
+
+    main: Target
+    additional: Target | None = None
+    additional_weight: float = 0.0
+
+    def pick(self, random: Callable[[], float]) -> Target:
+        """``random`` gives a number in [0, 1)."""
+        if self.additional is not None and random() < self.additional_weight:
+            return self.additional
+        return self.main
+
+
+class Cache:
+    """Resolutions in memory. Reading is done on the event loop; :meth:`forget` may be called from any thread."""
+
+    def __init__(self, ttl_s: float | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._ttl_s = ttl_s
+        self._clock = clock
+        self._entries: dict[FunctionKey, dict[str | None, tuple[float, Resolution]]] = {}
+        self.generation = 0
+
+    def get(self, key: FunctionKey, qualifier: str | None) -> Resolution | None:
+        """What is remembered and still valid."""
+        found = self._entries.get(key)
+        entry = found.get(qualifier) if found is not None else None
+        if entry is None or (self._ttl_s is not None and self._clock() - entry[0] > self._ttl_s):
+            return None
+        return entry[1]
+
+    def put(self, key: FunctionKey, qualifier: str | None, resolution: Resolution, generation: int) -> None:
+        """Remember an answer whose reading began at ``generation``."""
+        if generation != self.generation:
+            return
+        if len(self._entries) >= _MAX_FUNCTIONS:
+            self._entries.clear()
+        self._entries.setdefault(key, {})[qualifier] = (self._clock(), resolution)
+
+    def forget(self, key: FunctionKey) -> None:
+        """Drop what is remembered of a function."""
+        self.generation += 1
+        self._entries.pop(key, None)
+
+
+def resolve(connection: Connection, key: FunctionKey, qualifier: str | None) -> Resolution:
+    """Raises ``ResourceNotFoundException`` with the ARN as Invoke words it: always with a qualifier."""
+    asked = qualifier or LATEST
+    function = get_function(connection, key, qualifier=asked)
+    mode = _mode(connection, function)
+    if is_version(asked):
+        return Resolution(_target(connection, function, version_number(asked), qualifier, mode))
+    alias = find_alias(connection, function, asked)
+    if alias is None:
+        raise not_found(key, asked)
+    return _through(connection, function, alias, mode)
+
+
+def _through(connection: Connection, function: Function, alias: Alias, mode: Mode | None) -> Resolution:
+    main = _target(connection, function, alias.version, alias.name, mode)
+    if alias.additional_version is None:
+        return Resolution(main)
+    additional = _target(connection, function, alias.additional_version, alias.name, mode)
+    return Resolution(main, additional, alias.additional_weight or 0.0)
+
+
+def _target(
+    connection: Connection, function: Function, number: int, qualifier: str | None, mode: Mode | None
+) -> Target:
+    version = find_version(connection, function, number)
+    if version is None:
+        raise not_found(function.key, qualifier or LATEST)
+    spec = spec_of(version)
+    return Target(
+        spec=spec,
+        spec_raw=msgspec.msgpack.encode(spec),
+        executed_version=version.name,
+        invoked_arn=function.key.arn(qualifier),
+        reserved_concurrency=function.reserved_concurrency,
+        state=version.state,
+        state_reason=version.state_reason or "",
+        mode=mode,
+        code_sha256=spec.code_sha256,
+    )
+
+
+def _mode(connection: Connection, function: Function) -> Mode | None:
+    found = tag_store.of(connection, function).get(MODE_TAG)
+    return next((mode for mode in MODES if mode == found), None)
+
+
+def spec_of(version: Version) -> FunctionSpec:
+    """The snapshot that a worker gets; ``revision`` is the hash over all the rest."""
+    config = version.config
+    variables: dict[str, str] = config.get("Environment", {}).get("Variables", {})
+    zipped = not (version.code.hot_reload_path or version.code.image_uri)
+    spec = FunctionSpec(
+        account=version.key.account,
+        region=version.key.region,
+        function=version.key.name,
+        version=version.name,
+        runtime=config.get("Runtime", ""),
+        handler=config.get("Handler", ""),
+        timeout_s=config["Timeout"],
+        memory_mb=config["MemorySize"],
+        ephemeral_mb=config["EphemeralStorage"]["Size"],
+        environment=dict(sorted(variables.items())),
+        code_sha256=version.code.sha256 if zipped else "",
+        hot_reload_path=version.code.hot_reload_path,
+        architecture=config["Architectures"][0],
+        package_type=config["PackageType"],
+        log_group=config["LoggingConfig"]["LogGroup"],
+        revision="",
+    )
+    return msgspec.structs.replace(spec, revision=revision_of(spec))
+
+
+def revision_of(spec: FunctionSpec) -> str:
+    """The first 32 hex digits of the SHA-256 over the spec without its revision, as msgpack."""
+    return hashlib.sha256(msgspec.msgpack.encode(msgspec.structs.replace(spec, revision=""))).hexdigest()[:32]
