@@ -1,23 +1,28 @@
 """The dispatcher's HTTP front end: an ASGI application over the operations' handlers.
 
 A request passes, in this order: the guard (who may talk to this server at all), the pages under ``/_everwarm/`` or the
-route of an operation, the size limit, identity (signature or function token), parsing, validation, the handler, the
-serialiser. The AWS paths are plain ASGI, since ``Invoke`` is the hot path; the pages are Starlette's.
+route of an operation, identity, the size limit, the body, the signature, parsing, validation, the handler, the serialiser.
+The AWS paths are plain ASGI, since ``Invoke`` is the hot path; the pages are Starlette's.
 """
 
+import hmac
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from starlette.applications import Starlette
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 
+from dispatcher.guard import Guard
+from dispatcher.identity import FUNCTION_HEADER, TOKEN_HEADER, Claim, Request, check_function_api, claim_of
 from dispatcher.operations import Call, Handler, Services, handlers
 from dispatcher.routes import Routes, api_routes
 from dispatcher.settings import DispatcherSettings
 from dispatcher.wire.errors import AwsError, encode_error
-from dispatcher.wire.model import operations
+from dispatcher.wire.model import Operation, operations
 from dispatcher.wire.parse import parser_of
 from dispatcher.wire.serialise import HttpResponse, serialiser_of
 from dispatcher.wire.validate import validate
@@ -30,6 +35,15 @@ Send = Callable[[Message], Awaitable[None]]
 Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 PAGES: Final = "/_everwarm"
+#: They say whether the process lives and nothing more, to probes that call it by whatever address it has.
+OPEN_PAGES: Final = frozenset({f"{PAGES}/live", f"{PAGES}/ready"})
+#: Its URLs carry a signature of their own, which the page checks.
+CODE_PAGES: Final = f"{PAGES}/code/"
+METRICS_PAGE: Final = f"{PAGES}/metrics"
+_PAGE_BYTES: Final = 16 * 1024 * 1024
+#: AWS's limit for asynchronous invocations.
+ASYNC_BYTES: Final = 1024 * 1024
+
 _JSON: Final = (b"content-type", b"application/json")
 _logger: Final = logging.getLogger(__name__)
 
@@ -43,85 +57,191 @@ def create_app(
     settings: DispatcherSettings,
     *,
     pages: Sequence[BaseRoute] = (),
+    function_secret: bytes = b"",
     operation_handlers: Mapping[str, Handler] | None = None,
 ) -> Asgi:
-    """The application. ``pages`` are the routes below ``/_everwarm``; ``operation_handlers`` default to all registered.
+    """The application.
 
+    ``pages`` are Starlette routes relative to ``/_everwarm``; ``function_secret`` is the key of the tokens on functions'
+    own calls (empty: there are none); ``operation_handlers`` default to all that are registered.
     Raises ``ValueError`` when a handler is registered for an operation that AWS does not have.
     """
     chosen = handlers() if operation_handlers is None else operation_handlers
     unknown = chosen.keys() - operations().keys()
     if unknown:
         raise ValueError(f"no such operation in AWS's model: {', '.join(sorted(unknown))}")
-    return Application(services, settings, Starlette(routes=list(pages)), chosen)
+    app = Application(services, settings, Starlette(routes=list(pages)), function_secret, chosen)
+    if not settings.allowed_origins:
+        return app
+    # The guard refuses other origins; this tells the browsers of the allowed ones what it lets them do.
+    return CORSMiddleware(
+        app, allow_origins=settings.allowed_origins, allow_methods=["*"], allow_headers=["*"], expose_headers=["*"]
+    )
 
 
 class Application:
     """See the module's docstring."""
 
     def __init__(
-        self, services: Services, settings: DispatcherSettings, pages: Asgi, chosen: Mapping[str, Handler]
+        self,
+        services: Services,
+        settings: DispatcherSettings,
+        pages: Asgi,
+        function_secret: bytes,
+        chosen: Mapping[str, Handler],
     ) -> None:
         self._services = services
         self._settings = settings
         self._pages = pages
+        self._secret = function_secret
         self._handlers = chosen
+        self._guard = Guard(settings)
         self._routes: Routes = api_routes()
+        # The zip travels as base64 in a JSON document, and AWS leaves no more room than that.
+        self._document_bytes = -(-settings.code_zipped_bytes * 4 // 3)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._pages(scope, receive, send)
-            return
-        path: str = scope["raw_path"].decode("latin-1")
-        if path.startswith(PAGES + "/"):
-            await self._pages({**scope, "root_path": PAGES}, receive, send)
-            return
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = str(uuid.uuid4())
         try:
-            response = await self._answer(scope, receive, path, request_id)
+            path: str = scope["raw_path"].decode("latin-1")
+            if path.startswith(PAGES + "/"):
+                receive = await self._admit_to_page(path, scope, receive)
+                await self._pages({**scope, "root_path": PAGES}, receive, send)
+                return
+            response = await self._answer(path, scope, receive, request_id)
         except ClientGone:
             return
         except AwsError as error:
             response = HttpResponse(*encode_error(error))
         except Exception:
-            _logger.exception("request failed", extra={"request_id": request_id, "path": path})
+            _logger.exception("request failed", extra={"request_id": request_id})
             response = HttpResponse(*encode_error(AwsError("ServiceException", "An internal error occurred.")))
         await _send(send, response, request_id)
 
-    async def _answer(self, scope: Scope, receive: Receive, path: str, request_id: str) -> HttpResponse:
+    async def _answer(self, path: str, scope: Scope, receive: Receive, request_id: str) -> HttpResponse:
+        raw_headers = scope["headers"]
+        self._guard.check(raw_headers, scope)
         query = scope["query_string"].decode("latin-1")
         operation, segments = self._routes.match(scope["method"], path, query)
+        headers: dict[bytes, bytes] = dict(raw_headers)
+        request = Request(scope["method"], path, query, raw_headers, headers)
+        claim = self._claim(request)
+        check_function_api(claim.identity, operation.name, self._settings.function_api)
         handler = self._handlers.get(operation.name)
         if handler is None:
             raise AwsError("NotImplemented", f"Everwarm does not have the operation {operation.name} yet.")
-        headers = dict(scope["headers"])
-        body = await _read(receive)
-        request = parser_of(operation)(segments, query, headers, body)
-        validate(operation, request)
-        call = Call("000000000000", "us-east-1", request_id, self._services)
-        return serialiser_of(operation)(await handler(call, request))
+        limit = self._limit(operation, headers)
+        body = await _read(receive, headers, limit, lambda: _too_large(operation, limit))
+        claim.check_body(request, body)
+        members = parser_of(operation)(segments, query, headers, body)
+        validate(operation, members)
+        call = Call(
+            account=claim.identity.account,
+            region=claim.identity.region,
+            request_id=request_id,
+            services=self._services,
+            caller=claim.identity.function,
+            trace_id=headers.get(b"x-amzn-trace-id", b"").decode("latin-1"),
+        )
+        return serialiser_of(operation)(await handler(call, members))
+
+    def _claim(self, request: Request) -> Claim:
+        return claim_of(request, self._settings.credentials, self._secret, datetime.now(UTC))
+
+    def _limit(self, operation: Operation, headers: Mapping[bytes, bytes]) -> int:
+        """The longest body that the operation takes, in bytes."""
+        if operation.name not in {"Invoke", "InvokeWithResponseStream", "InvokeAsync"}:
+            return self._document_bytes
+        if operation.name == "InvokeAsync" or headers.get(b"x-amz-invocation-type") == b"Event":
+            return min(ASYNC_BYTES, self._settings.max_payload_bytes)
+        return self._settings.max_payload_bytes
+
+    async def _admit_to_page(self, path: str, scope: Scope, receive: Receive) -> Receive:
+        """Raises an :class:`AwsError` for a page that the request may not see; answers how its body is to be read."""
+        if path in OPEN_PAGES:
+            return receive
+        self._guard.check(scope["headers"], scope)
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        if FUNCTION_HEADER in headers or TOKEN_HEADER in headers:
+            raise AwsError("AccessDeniedException", "Functions may not see these pages.")
+        if path.startswith(CODE_PAGES) or (path == METRICS_PAGE and self._has_metrics_token(headers)):
+            return receive
+        if not self._settings.credentials:
+            return receive
+        request = Request(scope["method"], path, scope["query_string"].decode("latin-1"), scope["headers"], headers)
+        claim = self._claim(request)
+        body = await _read(receive, headers, _PAGE_BYTES, lambda: _page_too_large(path))
+        claim.check_body(request, body)
+        return _replay(body, receive)
+
+    def _has_metrics_token(self, headers: Mapping[bytes, bytes]) -> bool:
+        """Whether the bearer token is there; raises ``AccessDeniedException`` when a token is set and this is not it."""
+        token = self._settings.metrics_token
+        if not token:
+            return False
+        given = headers.get(b"authorization", b"").removeprefix(b"Bearer ")
+        if not hmac.compare_digest(given, token.encode()):
+            raise AwsError("AccessDeniedException", "This page takes EVERWARM_METRICS_TOKEN as a bearer token.")
+        return True
 
 
-async def _read(receive: Receive) -> bytes:
-    """The whole body."""
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        raise ClientGone
-    if not message.get("more_body"):
-        return bytes(message.get("body", b""))
-    chunks = [message.get("body", b"")]
-    while message.get("more_body"):
+def _too_large(operation: Operation, limit: int) -> AwsError:
+    if operation.name.startswith("Invoke"):
+        return AwsError(
+            "RequestTooLargeException", f"Request must be smaller than {limit} bytes for the InvokeFunction operation"
+        )
+    return AwsError(
+        "RequestEntityTooLargeException",
+        f"Request must be smaller than {limit} bytes for the {operation.name} operation",
+    )
+
+
+def _page_too_large(path: str) -> AwsError:
+    return AwsError("RequestEntityTooLargeException", f"Request must be smaller than {_PAGE_BYTES} bytes for {path}")
+
+
+async def _read(receive: Receive, headers: Mapping[bytes, bytes], limit: int, error: Callable[[], AwsError]) -> bytes:
+    """The whole body, of ``limit`` bytes at most; a declared length is believed before anything is read."""
+    if int(headers.get(b"content-length", b"0")) > limit:
+        raise error()
+    chunks: list[bytes] = []
+    size = 0
+    more = True
+    while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
-        chunks.append(message.get("body", b""))
-    return b"".join(chunks)
+        chunk: bytes = message.get("body", b"")
+        more = message.get("more_body", False)
+        size += len(chunk)
+        if size > limit:
+            raise error()
+        chunks.append(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A body that has been read, given again; then whatever comes."""
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive_again() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return receive_again
 
 
 async def _send(send: Send, response: HttpResponse, request_id: str) -> None:
     headers = [(b"x-amzn-requestid", request_id.encode()), _JSON, *response.headers]
-    if response.status != 204:
+    if response.status != 204:  # A 204 has no body, and says nothing of its length.
         headers.append((b"content-length", str(len(response.body)).encode()))
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     await send({"type": "http.response.body", "body": response.body})

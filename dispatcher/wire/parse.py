@@ -5,6 +5,7 @@ Wording of the type errors: recorded from AWS's JSON services.
 """
 
 import binascii
+import json
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -25,6 +26,10 @@ Headers = Mapping[bytes, bytes]
 _decode: Final = msgspec.json.Decoder().decode
 _skip: Final = msgspec.json.Decoder(msgspec.Raw).decode
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,19}")
+_OFFSET: Final = re.compile(r"\(byte (\d+)\)")
+_WORD: Final = re.compile(rb"[A-Za-z_$][A-Za-z0-9_$]*")
+_LONGEST_WORD: Final = 64
+_WANTED: Final = "(JSON String, Number, Array, Object or token 'null', 'true' or 'false')"
 _BITS: Final = {"integer": 31, "long": 63}
 
 
@@ -92,7 +97,7 @@ def decode_json(body: bytes) -> Any:
     try:
         return _decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise AwsError("InvalidRequestContentException", _not_json(error)) from None
+        raise _not_json("Could not parse request body into json", body, error) from None
 
 
 def check_json(payload: bytes) -> None:
@@ -104,13 +109,54 @@ def check_json(payload: bytes) -> None:
         return
     try:
         _skip(payload)
+        # Skipping does not look inside strings.
+        payload.decode()
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise AwsError("InvalidRequestContentException", _not_json(error)) from None
+        if _is_lenient_json(payload):
+            return
+        start = "Could not parse request body into json: Could not parse payload into json"
+        raise _not_json(start, payload, error) from None
 
 
-def _not_json(error: Exception) -> str:
-    reason = "the document is nested too deeply" if isinstance(error, RecursionError) else str(error)
-    return f"Could not parse request body into json: {reason}"
+def _is_lenient_json(payload: bytes) -> bool:
+    """Whether it is JSON after all: half a surrogate pair, written as an escape, is legal, and truncated texts have it."""
+    try:
+        json.loads(payload.decode(), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+def _not_json(start: str, body: bytes, error: Exception) -> AwsError:
+    return AwsError("InvalidRequestContentException", f"{start}: {_json_problem(body, error)}")
+
+
+def _json_problem(body: bytes, error: Exception) -> str:
+    """What is wrong, in the words of the parser that AWS uses (Jackson) as far as the error tells."""
+    if isinstance(error, RecursionError):
+        return "Document nesting depth exceeds the maximum allowed"
+    if isinstance(error, UnicodeDecodeError):
+        return f"Invalid UTF-8 start byte 0x{body[error.start]:02x}"
+    found = _OFFSET.search(str(error))
+    if found is None:
+        return "Unexpected end-of-input" if "truncated" in str(error) else str(error)
+    offset = int(found[1])
+    line = body.count(b"\n", 0, offset) + 1
+    column = offset - body.rfind(b"\n", 0, offset)
+    where = f"line: {line}, column: {column}"
+    token = _WORD.search(body, max(0, offset - _LONGEST_WORD), offset + _LONGEST_WORD)
+    while token is not None and token.end() <= offset:
+        token = _WORD.search(body, token.end(), offset + _LONGEST_WORD)
+    if token is not None and token.start() <= offset:
+        return f"Unrecognized token '{token[0].decode()}': was expecting {_WANTED} at [{where}]"
+    character = body[offset : offset + 4].decode("utf-8", "replace")[:1]
+    return (
+        f"Unexpected character ('{character}' (code {ord(character)})): expected a valid value {_WANTED} at [{where}]"
+    )
 
 
 def _label_plan(operation: Operation, members: Mapping[str, Shape]) -> list[tuple[int, str, Reader]]:

@@ -53,8 +53,15 @@ def validate(operation: Operation, request: Mapping[str, Any]) -> None:
     check(request, "", found)
     if found:
         count = f"{len(found)} validation error{'s' if len(found) > 1 else ''} detected"
-        raise AwsError("ValidationException", f"{count}: {'; '.join(found)}")
+        raise AwsError(_error_name(operation, request, found), f"{count}: {'; '.join(found)}")
     _check_runtime(operation, request)
+
+
+def _error_name(operation: Operation, request: Mapping[str, Any], found: list[str]) -> str:
+    """A bad name that is no ARN gets another error at creation (recorded from AWS)."""
+    only_name = operation.name == "CreateFunction" and all("at 'functionName'" in line for line in found)
+    bare = ":" not in request.get("FunctionName", ":")
+    return "InvalidParameterValueException" if only_name and bare else "ValidationException"
 
 
 def _check_runtime(operation: Operation, request: Mapping[str, Any]) -> None:
@@ -155,7 +162,7 @@ def _nested(check: Check) -> Check:
 def _with_extra(shape: Shape, rule: Rule | None) -> Check | None:
     if rule is None:
         return _check_of(shape)
-    return _scalar_check([*rules_of(shape), rule], hidden=_is_sensitive(shape))
+    return _scalar_check([rule, *rules_of(shape)], hidden=_is_sensitive(shape))
 
 
 def _scalar_check(rules: list[Rule], *, hidden: bool) -> Check | None:
@@ -211,9 +218,7 @@ def _map_check(shape: MapShape) -> Check:
 
 
 def _joined(rules: list[Rule]) -> str:
-    # In the collapsed form AWS lists lengths before patterns, and null last.
-    ordered = sorted(rules, key=lambda rule: "pattern" in rule.message)
-    return ", ".join([*(rule.message for rule in ordered), _NOT_NULL])
+    return ", ".join([*(rule.message for rule in rules), _NOT_NULL])
 
 
 def _all_hold(rules: list[Rule], values: Any) -> bool:
@@ -243,12 +248,12 @@ def rules_of(shape: Shape) -> list[Rule]:
 def _rules(shape: Shape) -> Iterator[Rule]:
     limits = shape.metadata
     low, high = limits.get("min"), limits.get("max")
-    if "pattern" in limits:
-        yield _pattern_rule(str(limits["pattern"]), int(high or 0))
     if shape.type_name in {"integer", "long", "double", "float"}:
         yield from _value_rules(low, high)
     elif shape.type_name in {"string", "list", "map", "blob"}:
         yield from _length_rules(low, high)
+    if "pattern" in limits:
+        yield _pattern_rule(str(limits["pattern"]), int(high or 0))
     known = _enum_of(shape)
     if known:
         yield Rule(f"Member must satisfy enum value set: [{', '.join(known)}]", frozenset(known).__contains__)
