@@ -58,6 +58,12 @@ _CLIENT_FILES: Final = (
     "python/bootstrap.py",
     "python/_everwarm_client.py",
     "python/_everwarm_details.py",
+    "node/bootstrap.js",
+    "node/api.js",
+    "node/errors.js",
+    "node/handler.js",
+    "node/logs.js",
+    "node/stream.js",
 )
 _OTHER_MODES: Final = "run the function in mode docker or docker-reuse"
 _SYSTEM_PATH: Final = "/usr/local/bin:/usr/bin:/bin:/opt/bin"
@@ -102,14 +108,15 @@ def command(
     places = os.pathsep.join(os.get_exec_path()) if search_path is None else search_path
     runtime = spec.runtime
     if runtime.startswith("provided"):
-        return _bootstrap(spec, code_dir)
+        # AWS leaves AWS_EXECUTION_ENV out on OS-only runtimes, and does not honour the wrapper there.
+        return Command((_executable(code_dir, "bootstrap"),), {"LAMBDA_RUNTIME_DIR": "/var/runtime"})
     if runtime == "go1.x":
         return _wrapped(spec, code_dir, Command((_executable(code_dir, spec.handler),), _marks(runtime)))
     if runtime in overrides:
         argv = _overridden(runtime, overrides[runtime], places)
-        return _wrapped(spec, code_dir, _with_client(runtime, argv, clients, ()))
+        return _wrapped(spec, code_dir, _with_client(spec, argv, clients, ()))
     found = _first_open(runtime, _search(runtime, places, clients), other_user)
-    return _wrapped(spec, code_dir, _with_client(runtime, (found.executable,), clients, found.search_path))
+    return _wrapped(spec, code_dir, _with_client(spec, (found.executable,), clients, found.search_path))
 
 
 def environment(
@@ -200,10 +207,13 @@ def _overridden(runtime: str, line: str, places: str) -> tuple[str, ...]:
     return (program, *argv[1:])
 
 
-def _with_client(runtime: str, argv: tuple[str, ...], clients: Path, search_path: tuple[str, ...]) -> Command:
-    family = "python" if runtime.startswith("python") else "node"
-    client = clients / family / ("bootstrap.py" if family == "python" else "bootstrap.js")
-    marks = _marks(runtime)
+def _with_client(spec: FunctionSpec, argv: tuple[str, ...], clients: Path, search_path: tuple[str, ...]) -> Command:
+    if spec.runtime.startswith("python"):
+        client = clients / "python" / "bootstrap.py"
+    else:
+        client = clients / "node" / "bootstrap.js"
+        argv = (*argv, *_node_options(spec.memory_mb))
+    marks = _marks(spec.runtime)
     marks["LAMBDA_RUNTIME_DIR"] = str(client.parent)
     folder = str(Path(argv[0]).parent)
     if folder not in _SYSTEM_PATH.split(":"):
@@ -211,6 +221,17 @@ def _with_client(runtime: str, argv: tuple[str, ...], clients: Path, search_path
     if str(PACKAGES) in search_path:  # installed beside the function's interpreter: hide Everwarm from the function
         marks["_EVERWARM_HIDDEN_PATH"] = str(PACKAGES)
     return Command((*argv, str(client)), marks)
+
+
+def _node_options(memory_mb: int) -> tuple[str, ...]:
+    """AWS's options: the collector must know the memory limit, which V8 can't see from within a process."""
+    young_mb = memory_mb // 10
+    return (
+        "--expose-gc",
+        "--max-http-header-size=81920",
+        f"--max-semi-space-size={max(young_mb // 2, 1)}",
+        f"--max-old-space-size={memory_mb - young_mb}",
+    )
 
 
 def _marks(runtime: str) -> dict[str, str]:
@@ -227,11 +248,6 @@ def _wrapped(spec: FunctionSpec, code_dir: Path, plain: Command) -> Command:
     if not os.access(code_dir / wrapper, os.X_OK):
         raise InvalidEntrypoint(f"fork/exec {spec.environment['AWS_LAMBDA_EXEC_WRAPPER']}: no such executable file")
     return Command((str(code_dir / wrapper), *plain.argv), plain.environment)
-
-
-def _bootstrap(spec: FunctionSpec, code_dir: Path) -> Command:
-    # AWS leaves AWS_EXECUTION_ENV out on OS-only runtimes, and does not honour the wrapper there.
-    return Command((_executable(code_dir, "bootstrap"),), {"LAMBDA_RUNTIME_DIR": "/var/runtime"})
 
 
 def _executable(code_dir: Path, name: str) -> str:

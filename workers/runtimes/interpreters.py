@@ -28,8 +28,8 @@ print("%d.%d" % sys.version_info[:2], sys.executable, *sys.path, sep="\\n")
 try:
     from py_compile import compile
     for source in sys.argv[1:]:
-        compile(source, doraise=True)
-except Exception:
+        compile(source)
+except OSError:
     pass
 """
 _NODE_PROBE: Final = "console.log(process.versions.node); console.log(process.execPath)"
@@ -71,7 +71,7 @@ def unreadable(argv: Sequence[str]) -> str | None:
     Functions of a worker that runs as root have users of their own, so what the command names must be open to all.
     """
     for argument in argv:
-        if not os.path.isabs(argument):
+        if not Path(argument).is_absolute():
             continue
         path = Path(argument).resolve()
         for place in (*reversed(path.parents), path):
@@ -93,8 +93,8 @@ def _open_to_others(place: Path) -> bool:
 def _candidates(names: Sequence[str], search_path: str) -> Iterator[Path]:
     for name in names:
         for folder in search_path.split(os.pathsep):
-            candidate = Path(folder) / name
-            if os.path.isabs(folder) and os.access(candidate, os.X_OK) and candidate.is_file():
+            candidate = Path(folder, name)
+            if candidate.is_absolute() and os.access(candidate, os.X_OK) and candidate.is_file():
                 yield candidate
 
 
@@ -118,7 +118,9 @@ def _probe(candidate: str, _stamp: int, family: str, clients: str) -> Interprete
     else:
         argv = [candidate, "-e", _NODE_PROBE]
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            argv, check=False, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, stdin=subprocess.DEVNULL
+        )
     except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
         return None
     lines = done.stdout.splitlines()
