@@ -1,2 +1,5 @@
+"""Answers with the event."""
+
+
 def handler(event, context):
     return event

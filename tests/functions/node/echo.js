@@ -1,0 +1,2 @@
+// Answers with the event.
+exports.handler = async (event) => event;
