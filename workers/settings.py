@@ -59,8 +59,8 @@ class WorkerSettings(Shared, frozen=True, kw_only=True):
         Setting("EVERWARM_DRAIN_S", number(0, 3600), "how long a stopping worker waits for running invocations", "s"),
     ] = 900.0
     local_runtimes: Annotated[
-        Mapping[str, tuple[str, ...]],
-        Setting("EVERWARM_LOCAL_RUNTIMES", shared.commands, "mode local: runtime → command, as a JSON object"),
+        Mapping[str, str],
+        Setting("EVERWARM_LOCAL_RUNTIMES", shared.commands, "mode local: runtime → command line, as a JSON object"),
     ] = msgspec.field(default_factory=dict)
     max_environments: Annotated[
         int, Setting("EVERWARM_MAX_ENVIRONMENTS", integer(1, 100_000), "warm environments at most; default 4 per slot")

@@ -1,12 +1,12 @@
 """``everwarm dispatcher`` and ``everwarm worker``: one part of the system as this process."""
 
-import importlib.util
+import json
 import logging
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from dispatcher import settings as dispatcher_settings
 from dispatcher.cli import redis
@@ -16,6 +16,8 @@ from workers.contract.settings import SettingError
 
 #: ``-P``: a file in the current directory must never be taken for a module of ours.
 PYTHON: Final = (sys.executable, "-P")
+#: Exit status of a part that refuses to start because of its settings.
+INVALID_SETTING: Final = 2
 
 logger = logging.getLogger(__name__)
 
@@ -41,23 +43,24 @@ def run_worker(environ: Mapping[str, str]) -> NoReturn:
     os.execve(sys.executable, [*PYTHON, "-m", "workers"], dict(environ))
 
 
-def check_worker(environ: Mapping[str, str]) -> bytes:
-    """Let a worker process read its settings; its JSON answer, or ``SettingError`` with its words."""
-    done = subprocess.run(
-        [*PYTHON, "-m", "workers.settings"], env=dict(environ), capture_output=True, check=False, timeout=30
-    )
-    if done.returncode != 0:
-        name, _, rest = done.stderr.decode(errors="replace").strip().partition("=")
+def check_worker(environ: Mapping[str, str]) -> None:
+    """Let a worker process read its settings; raises ``SettingError`` with its words."""
+    ask_worker("workers.settings", environ)
+
+
+def ask_worker(module: str, environ: Mapping[str, str]) -> Any:
+    """The JSON document that a module of the worker side prints; ``SettingError`` when one of its settings is invalid."""
+    done = subprocess.run([*PYTHON, "-m", module], env=dict(environ), capture_output=True, check=False, timeout=60)
+    words = done.stderr.decode(errors="replace").strip()
+    if done.returncode == INVALID_SETTING:
+        name, _, rest = words.partition("=")
         value, _, why = rest.partition(": ")
         raise SettingError(name, value, why)
-    return done.stdout
+    if done.returncode != 0:
+        raise RuntimeError(f"{module} ended with status {done.returncode}: {words}")
+    return json.loads(done.stdout)
 
 
 def _require_redis(settings: shared.Shared) -> None:
     if not settings.redis_url:
         raise SettingError("EVERWARM_REDIS_URL", "", "must be set; `everwarm up` alone starts a Redis of its own")
-
-
-def is_installed(module: str) -> bool:
-    """Whether ``module`` can be imported, without importing it."""
-    return importlib.util.find_spec(module) is not None

@@ -25,7 +25,12 @@ def environments(server: Server, *, as_json: bool) -> None:
     table = Table(*(column.upper() for column in _COLUMNS), "LAST USE", box=None)
     for row in found["environments"]:
         table.add_row(*(str(row.get(column) or "-") for column in _COLUMNS), _ago(row.get("last_use")))
-    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+    terminal().print(table)
+
+
+def terminal() -> Console:
+    """Standard output for tables; wide where no person looks, and names are never taken for markup."""
+    return Console(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else 300)
 
 
 def _ago(last_use_ms: int | None) -> str:

@@ -25,7 +25,7 @@ from dispatcher import settings as dispatcher_settings
 from dispatcher.cli import redis
 from dispatcher.cli.client import Server
 from dispatcher.cli.mode import AVAILABLE, Choice, choose, find_docker
-from dispatcher.cli.part import PYTHON, check_worker
+from dispatcher.cli.part import INVALID_SETTING, PYTHON, check_worker
 from dispatcher.cli.process import spawn
 from dispatcher.settings import DispatcherSettings
 from workers.contract import log
@@ -40,7 +40,6 @@ _DELAYS_S: Final = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
 _STABLE_S: Final = 30.0
 _START_ATTEMPTS: Final = 3
 _SLOW_START_S: Final = 20.0
-_INVALID_SETTING: Final = 2
 _STOP: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 _WATCHED: Final = _STOP | {signal.SIGCHLD}
 
@@ -228,7 +227,7 @@ class Supervisor:
 
     def _report_death(self, part: Part, status: int) -> None:
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        if not self._ready and (status == _INVALID_SETTING or part.deaths >= _START_ATTEMPTS):
+        if not self._ready and (status == INVALID_SETTING or part.deaths >= _START_ATTEMPTS):
             raise UpError(f"{part.name} {how} and does not start; what it said stands above")
         logger.error("%s %s; it is started again in %g s", part.name, how, part.delay_s)
 

@@ -156,18 +156,16 @@ def json_object(value: str) -> dict[str, Any]:
     return found
 
 
-def commands(value: str) -> dict[str, tuple[str, ...]]:
-    """A JSON object runtime → command; a command is a text (split at spaces) or a list of texts."""
+def commands(value: str) -> dict[str, str]:
+    """A JSON object runtime → command line, such as ``{"python3.12": "/opt/python3.12/bin/python3"}``."""
     why = 'must be a JSON object such as {"python3.12": "/opt/python3.12/bin/python3"}'
     try:
         found = json_object(value)
     except ValueError:
         raise ValueError(why) from None
-    parsed = {name: argv.split() if isinstance(argv, str) else argv for name, argv in found.items()}
-    for argv in parsed.values():
-        if not isinstance(argv, list) or not argv or not all(isinstance(word, str) for word in argv):
-            raise ValueError(why)
-    return {name: tuple(argv) for name, argv in parsed.items()}
+    if not all(isinstance(line, str) and line.strip() for line in found.values()):
+        raise ValueError(why)
+    return found
 
 
 # --- what both sides need ---

@@ -1,0 +1,64 @@
+"""What a worker finds on this machine: ``python -m workers.doctor`` prints it as one JSON document.
+
+``{"settings": […], "runtimes": [{"runtime", "command", "problem"}], "relay": path or ""}``; `everwarm doctor` shows it.
+"""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, TypedDict
+
+import msgspec
+
+from workers import runtimes, settings
+from workers.contract.messages import FunctionSpec
+from workers.contract.settings import SettingError, describe
+
+_RUNTIMES: Final = (
+    *(f"python3.{minor}" for minor in range(8, 15)),
+    *(f"nodejs{major}.x" for major in (16, 18, 20, 22, 24)),
+)
+_RELAYS: Final = Path(__file__).parent / "relay" / "bin"
+
+
+class Found(TypedDict):
+    """One runtime: the command that runs it, or what is missing."""
+
+    runtime: str
+    command: str
+    problem: str
+
+
+def look(runtime: str, overrides: Mapping[str, str]) -> Found:
+    """Whether mode local can run ``runtime`` here."""
+    nothing = dict.fromkeys(("account", "region", "function", "version", "handler", "code_sha256", "revision"), "")
+    spec = FunctionSpec(runtime=runtime, timeout_s=3, memory_mb=128, ephemeral_mb=512, environment={}, **nothing)
+    try:
+        found = runtimes.command(spec, Path("/"), overrides, other_user=os.geteuid() == 0)
+    except runtimes.RuntimeUnavailable as error:
+        return Found(runtime=runtime, command="", problem=str(error))
+    return Found(runtime=runtime, command=found.argv[0], problem="")
+
+
+def main() -> int:
+    """Print the document; 2 and a line on standard error when a setting is invalid."""
+    try:
+        found = settings.read(os.environ)
+    except SettingError as error:
+        print(error, file=sys.stderr)
+        return 2
+    relay = _RELAYS / f"everwarm-relay-{platform.machine().replace('aarch64', 'arm64')}"
+    report = {
+        "settings": [msgspec.structs.asdict(row) for row in describe(found, os.environ)],
+        "runtimes": [look(runtime, found.local_runtimes) for runtime in _RUNTIMES],
+        "relay": str(relay) if os.access(relay, os.X_OK) else "",
+    }
+    print(json.dumps(report))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
