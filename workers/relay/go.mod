@@ -1,0 +1,3 @@
+module everwarm/relay
+
+go 1.23

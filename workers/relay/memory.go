@@ -1,0 +1,101 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const memorySampleEvery = 100 * time.Millisecond
+
+// memoryGauge keeps the peak of the environment's memory in KB, and ends the tree when it is over its limit.
+type memoryGauge struct {
+	tree    *tree
+	limitKB int // 0: nobody to enforce, or a cgroup does it
+	cgroups []string
+	over    func() // called once when the limit is passed
+
+	peak   atomic.Int64
+	oom    atomic.Bool
+	busy   atomic.Bool // the runtime starts or runs an invocation
+	wake   chan struct{}
+	status *os.File // /proc/<pid>/status of the runtime
+	mu     sync.Mutex
+	buf    [4096]byte
+}
+
+func (m *memoryGauge) raise(kb int) {
+	for {
+		old := m.peak.Load()
+		if int64(kb) <= old || m.peak.CompareAndSwap(old, int64(kb)) {
+			return
+		}
+	}
+}
+
+func (m *memoryGauge) setBusy(busy bool) {
+	m.busy.Store(busy)
+	if busy {
+		select {
+		case m.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// run samples while the runtime is busy, and sleeps without a timer while it is not.
+func (m *memoryGauge) run() {
+	for range m.wake {
+		time.Sleep(memorySampleEvery)
+		for m.busy.Load() {
+			m.sample()
+			time.Sleep(memorySampleEvery)
+		}
+	}
+}
+
+func (m *memoryGauge) sample() {
+	kb := m.tree.residentKB()
+	m.raise(kb)
+	if m.limitKB > 0 && kb > m.limitKB && m.oom.CompareAndSwap(false, true) {
+		m.over()
+	}
+}
+
+// mark reads the runtime's own peak from the kernel, which also shows what came and went between two samples.
+func (m *memoryGauge) mark() int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.status != nil {
+		n, _ := m.status.ReadAt(m.buf[:], 0)
+		if _, rest, ok := bytes.Cut(m.buf[:n], []byte("\nVmHWM:")); ok {
+			line, _, _ := bytes.Cut(rest, []byte("\n"))
+			m.raise(firstNumber(string(line)))
+		}
+	}
+	return m.peak.Load()
+}
+
+// cgroupKilled reports whether the kernel killed for memory in one of the runtime's cgroups (version 2, then 1).
+func (m *memoryGauge) cgroupKilled() bool {
+	for _, dir := range m.cgroups {
+		for _, name := range []string{"memory.events", "memory.oom_control"} {
+			text, err := os.ReadFile(filepath.Join(dir, name))
+			if err != nil {
+				continue
+			}
+			for _, line := range strings.Split(string(text), "\n") {
+				key, value, _ := strings.Cut(line, " ")
+				if count, err := strconv.Atoi(value); key == "oom_kill" && err == nil && count > 0 {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
