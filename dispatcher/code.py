@@ -6,7 +6,6 @@ covers uploads whose function is not in the catalog yet and workers that are abo
 """
 
 import asyncio
-import base64
 import hashlib
 import hmac
 import io
@@ -58,20 +57,6 @@ class StoredZip:
     """Bytes, zipped."""
 
 
-def base64_sha256(sha256: str) -> str:
-    """``CodeSha256`` as the API writes it, from the hex digest."""
-    return base64.b64encode(bytes.fromhex(sha256)).decode()
-
-
-def hex_sha256(code_sha256: str) -> str:
-    """The inverse of :func:`base64_sha256`; empty for what is no digest."""
-    try:
-        digest = base64.b64decode(code_sha256, validate=True)
-    except ValueError:
-        return ""
-    return digest.hex() if len(digest) == hashlib.sha256().digest_size else ""
-
-
 class CodeStore:
     """The zips below one directory. ``secret`` signs the URLs; all dispatchers of one catalog share it."""
 
@@ -100,25 +85,30 @@ class CodeStore:
 
     async def put(self, data: bytes) -> StoredZip:
         """Check and keep a zip. Raises AWS's errors for what is no zip, too large, or unsafe."""
-        return await asyncio.to_thread(self._put, io.BytesIO(data), len(data))
+        self._check_size(len(data))
+        return await asyncio.to_thread(self._put, io.BytesIO(data))
 
-    async def put_file(self, file: IO[bytes], size: int) -> StoredZip:
-        """As :meth:`put`, from a seekable file of ``size`` bytes."""
-        return await asyncio.to_thread(self._put, file, size)
+    async def put_file(self, file: IO[bytes]) -> StoredZip:
+        """As :meth:`put`, from a seekable file that came by S3: there only the unpacked size is limited, as on AWS."""
+        return await asyncio.to_thread(self._put, file)
 
     async def check(self, data: bytes) -> StoredZip:
         """As :meth:`put`, and keeps nothing."""
-        return await asyncio.to_thread(self._check, io.BytesIO(data), len(data))
+        self._check_size(len(data))
+        return await asyncio.to_thread(self._check, io.BytesIO(data))
 
-    def check_size(self, size: int) -> None:
-        """``RequestEntityTooLargeException`` for a zip of more bytes than allowed."""
+    async def check_file(self, file: IO[bytes]) -> StoredZip:
+        """As :meth:`put_file`, and keeps nothing."""
+        return await asyncio.to_thread(self._check, file)
+
+    def _check_size(self, size: int) -> None:
         if size > self._zipped_bytes:
             raise AwsError(
                 "RequestEntityTooLargeException", f"Zipped size must be smaller than {self._zipped_bytes} bytes"
             )
 
-    def _check(self, source: IO[bytes], size: int) -> StoredZip:
-        self.check_size(size)
+    def _check(self, source: IO[bytes]) -> StoredZip:
+        size = source.seek(0, os.SEEK_END)
         if not size:
             raise AwsError("InvalidParameterValueException", "Uploaded file must be a non-empty zip")
         try:
@@ -131,8 +121,8 @@ class CodeStore:
         digest = hashlib.file_digest(source, "sha256")  # type: ignore[arg-type]  # any object with readinto will do
         return StoredZip(sha256=digest.hexdigest(), size=size)
 
-    def _put(self, source: IO[bytes], size: int) -> StoredZip:
-        stored = self._check(source, size)
+    def _put(self, source: IO[bytes]) -> StoredZip:
+        stored = self._check(source)
         path = self.path(stored.sha256)
         try:
             os.utime(path)  # a new grace period, before the garbage collector looks

@@ -7,7 +7,7 @@ transition gives ``$LATEST`` a new RevisionId, as does publishing from it.
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sqlalchemy import Connection, delete, func, insert, or_, select, update
@@ -192,12 +192,12 @@ def update_code(
     publish: bool,
     dry_run: bool,
 ) -> Version:
-    """New code for ``$LATEST``; with ``publish`` the version published from it is returned, with ``dry_run`` nothing changes."""
+    """New code for ``$LATEST``; with ``publish`` the version published from it is returned, with ``dry_run`` what would be."""
     function = get_function(connection, key, lock=True)
     latest = get_latest(connection, function)
     check_revision(revision_id, latest.revision_id)
     if dry_run:
-        return latest
+        return replace(latest, code=code)
     check_idle(latest)
     config = {**latest.config, "Architectures": architectures or latest.config["Architectures"]}
     changed = _replace_latest(connection, function, config, code)
@@ -226,22 +226,19 @@ def _replace_latest(connection: Connection, function: Function, config: Config, 
 def publish(
     connection: Connection, key: FunctionKey, code_sha256: str | None, revision_id: str | None, description: str | None
 ) -> Version:
-    """A version from ``$LATEST``, or the last one when nothing changed since. ``code_sha256`` is hex or empty."""
+    """A version from ``$LATEST``, or the last one when nothing changed since."""
     function = get_function(connection, key, lock=True)
     latest = get_latest(connection, function)
     check_revision(revision_id, latest.revision_id)
     check_idle(latest)
-    if code_sha256 is not None and code_sha256 != latest.code.sha256:
-        raise CodeMismatch(latest.code.sha256)
+    current = latest.code.api_sha256
+    if code_sha256 and code_sha256 != current:
+        raise AwsError(
+            "InvalidParameterValueException",
+            f"CodeSHA256 ({code_sha256}) is different from current CodeSHA256 in $LATEST ({current}). "
+            "Please try again with the CodeSHA256 in $LATEST.",
+        )
     return publish_from(connection, function, latest, description)
-
-
-class CodeMismatch(Exception):
-    """The code to publish is not the code of ``$LATEST``, whose hex SHA-256 is ``current``."""
-
-    def __init__(self, current: str) -> None:
-        super().__init__(current)
-        self.current = current
 
 
 def publish_from(
@@ -331,19 +328,18 @@ def delete_version(connection: Connection, key: FunctionKey, qualifier: str) -> 
 
 
 def _check_unreferenced(connection: Connection, function: Function, version: Version) -> None:
-    names = connection.execute(
+    names = connection.scalars(
         select(aliases.c.name)
         .where(
             aliases.c.function_id == function.id,
             or_(aliases.c.version == version.number, aliases.c.additional_version == version.number),
         )
         .order_by(aliases.c.name)
-    ).scalars()
-    found = [version.key.arn(name) for name in names]
-    if found:
+    ).all()
+    if names:
         raise AwsError(
             "ResourceConflictException",
-            f"Version {version.key.arn(version.name)} is currently referenced by aliases {', '.join(found)}",
+            f"Unable to delete version because the following aliases reference it: [{', '.join(names)}]",
         )
 
 

@@ -1,5 +1,6 @@
 """What the tables hold, as values."""
 
+import base64
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -39,6 +40,11 @@ class Code:
     size: int = 0
     hot_reload_path: str = ""
     image_uri: str = ""
+
+    @property
+    def api_sha256(self) -> str:
+        """``CodeSha256`` as the API writes it: base64, but hex for images."""
+        return self.sha256 if self.image_uri else base64.b64encode(bytes.fromhex(self.sha256)).decode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from typing import Any, Final
 import msgspec
 
 from dispatcher.catalog.rows import Version
-from dispatcher.code import base64_sha256
 from dispatcher.settings import DispatcherSettings
 from dispatcher.wire.arn import partition_of
 from dispatcher.wire.errors import AwsError
@@ -226,7 +225,7 @@ def describe(version: Version, *, arn: str, status: bool = True) -> dict[str, An
         "FunctionName": version.key.name,
         "FunctionArn": arn,
         "Version": version.name,
-        "CodeSha256": base64_sha256(version.code.sha256),
+        "CodeSha256": version.code.api_sha256,
         "CodeSize": version.code.size,
         "LastModified": version.last_modified,
         "RevisionId": version.revision_id,
@@ -244,7 +243,6 @@ def describe(version: Version, *, arn: str, status: bool = True) -> dict[str, An
 
 def _describe_package(answer: dict[str, Any], version: Version) -> None:
     if version.code.image_uri:
-        answer["CodeSha256"] = version.code.sha256
         if image_config := answer.pop("ImageConfig", None):
             answer["ImageConfigResponse"] = {"ImageConfig": image_config}
     else:

@@ -112,8 +112,8 @@ async def update_function_code(call: Call, request: Request) -> Response:
     catalog = call.services.catalog
     _, latest = await catalog.read(lookups.get_qualified, key, None)
     functions.check_revision(request.get("RevisionId"), latest.revision_id)
-    code = await take_code(call, request, latest.config["PackageType"])
     publish, dry_run = bool(request.get("Publish")), bool(request.get("DryRun"))
+    code = await take_code(call, request, latest.config["PackageType"], keep=not dry_run)
     version = await catalog.write(
         functions.update_code,
         key,

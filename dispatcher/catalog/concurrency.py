@@ -1,0 +1,55 @@
+"""Reserved concurrency: what a function takes out of its account's for itself alone."""
+
+from sqlalchemy import Connection, func, select, update
+
+from dispatcher.catalog.lookups import get_function
+from dispatcher.catalog.rows import FunctionKey
+from dispatcher.catalog.tables import functions
+from dispatcher.wire.errors import AwsError
+
+
+def reserved(connection: Connection, account: str, region: str) -> int:
+    """All that the account's functions reserve in the region."""
+    query = select(func.coalesce(func.sum(functions.c.reserved_concurrency), 0)).where(
+        functions.c.account == account, functions.c.region == region
+    )
+    return int(connection.execute(query).scalar_one())
+
+
+def put(connection: Connection, key: FunctionKey, amount: int, account_limit: int, minimum_unreserved: int) -> None:
+    """Reserve for a function; a minimum of the account's concurrency must stay for the others."""
+    _lock_account(connection, key)
+    function = get_function(connection, key)
+    before = function.reserved_concurrency or 0
+    unreserved = account_limit - (reserved(connection, key.account, key.region) - before) - amount
+    if amount > before and unreserved < minimum_unreserved:
+        raise AwsError(
+            "InvalidParameterValueException",
+            "Specified ReservedConcurrentExecutions for function decreases account's UnreservedConcurrentExecution "
+            f"below its minimum value of [{minimum_unreserved}].",
+        )
+    _set(connection, function.id, amount)
+
+
+def _lock_account(connection: Connection, key: FunctionKey) -> None:
+    """Two dispatchers must not reserve the same remainder (SQLite has one writer, and no row locks)."""
+    connection.execute(
+        select(functions.c.id)
+        .where(functions.c.account == key.account, functions.c.region == key.region)
+        .order_by(functions.c.id)
+        .with_for_update()
+    ).all()
+
+
+def clear(connection: Connection, key: FunctionKey) -> None:
+    """Back to the account's common concurrency."""
+    _set(connection, get_function(connection, key, lock=True).id, None)
+
+
+def _set(connection: Connection, function_id: int, amount: int | None) -> None:
+    connection.execute(update(functions).where(functions.c.id == function_id).values(reserved_concurrency=amount))
+
+
+def read(connection: Connection, key: FunctionKey) -> int | None:
+    """What the function reserves; None when nothing."""
+    return get_function(connection, key).reserved_concurrency
