@@ -287,6 +287,8 @@ class Link:
         on_api: Callable[[ApiRequest], None] | None = None,
     ) -> None:
         self.started: Future[StartAnswer] = Future()
+        # Running, so that nobody who gives up waiting cancels it.
+        self.started.set_running_or_notify_cancel()
         self.state: State = "new"
         self.pid: int | None = None
         """The runtime's process, once it runs."""
@@ -324,8 +326,14 @@ class Link:
         return self.started
 
     def invoke(self, event: Event, answer: "Future[Answer] | None" = None) -> "Future[Answer]":
-        """Hand an event to the runtime. ``answer`` may be made beforehand; :class:`NotIdle` then goes into it too."""
+        """Hand an event to the runtime.
+
+        ``answer`` may be made beforehand; cancelled before this call, nothing is sent, and after it can't be cancelled.
+        The future holds :class:`NotIdle` when the link is not idle.
+        """
         future: Future[Answer] = Future() if answer is None else answer
+        if not future.set_running_or_notify_cancel():
+            return future
         if self.state != "idle":
             future.set_exception(NotIdle(f"the environment is {self.state}"))
             return future

@@ -82,21 +82,30 @@ func supervise(privateTmp string) {
 	select {} // the runtime dies with the thread that started it
 }
 
-func catchSignals() chan os.Signal {
-	signals := make(chan os.Signal, 16)
-	// SIGPIPE is caught so that writing to a worker that is gone fails instead of killing the relay before its tree;
-	// SIGINT and SIGHUP because the worker decides, not a terminal. Caught, not ignored: a runtime would inherit that.
-	signal.Notify(signals, syscall.SIGCHLD, syscall.SIGTERM, syscall.SIGPIPE, syscall.SIGINT, syscall.SIGHUP)
-	return signals
+// signals of the relay, caught before anything is started.
+type signals struct {
+	children chan os.Signal // one is enough: reaping takes all that have ended
+	others   chan os.Signal
 }
 
-func (r *relay) handleSignals(signals chan os.Signal) {
-	for s := range signals {
-		switch s {
-		case syscall.SIGCHLD:
+func catchSignals() signals {
+	s := signals{make(chan os.Signal, 1), make(chan os.Signal, 8)}
+	signal.Notify(s.children, syscall.SIGCHLD)
+	// SIGPIPE is caught so that writing to a worker that is gone fails instead of killing the relay before its tree;
+	// SIGINT and SIGHUP because the worker decides, not a terminal. Caught, not ignored: a runtime would inherit that.
+	signal.Notify(s.others, syscall.SIGTERM, syscall.SIGPIPE, syscall.SIGINT, syscall.SIGHUP)
+	return s
+}
+
+func (r *relay) handleSignals(s signals) {
+	for {
+		select {
+		case <-s.children:
 			r.tree.reap()
-		case syscall.SIGTERM:
-			r.terminate()
+		case received := <-s.others:
+			if received == syscall.SIGTERM {
+				r.terminate()
+			}
 		}
 	}
 }

@@ -9,13 +9,14 @@ import (
 	"sync"
 )
 
-const maxAPIRequests = 64 // under way at a time
+const maxAPIRequests = 64 // under way at a time; more wait
 
 // proxy passes requests of the function to the Lambda API on to the worker, each as a stream of its own.
 type proxy struct {
 	out     *frameWriter
 	enabled bool
 	limit   int64
+	slots   chan struct{}
 
 	mu      sync.Mutex
 	last    uint32
@@ -35,7 +36,9 @@ type apiHead struct {
 }
 
 func newProxy(out *frameWriter, enabled bool, limit int64) *proxy {
-	return &proxy{out: out, enabled: enabled, limit: limit, streams: map[uint32]*apiStream{}}
+	return &proxy{
+		out: out, enabled: enabled, limit: limit, slots: make(chan struct{}, maxAPIRequests), streams: map[uint32]*apiStream{},
+	}
 }
 
 func (p *proxy) serve(w http.ResponseWriter, req *http.Request) {
@@ -43,11 +46,13 @@ func (p *proxy) serve(w http.ResponseWriter, req *http.Request) {
 		refuse(w, http.StatusForbidden, "AccessDeniedException", "This function may not call the Lambda API")
 		return
 	}
-	id, stream := p.open()
-	if stream == nil {
-		refuse(w, http.StatusTooManyRequests, "TooManyRequestsException", "Too many requests at a time")
+	select {
+	case p.slots <- struct{}{}:
+		defer func() { <-p.slots }()
+	case <-req.Context().Done():
 		return
 	}
+	id, stream := p.open()
 	if !p.forward(id, req, w) {
 		return
 	}
@@ -66,9 +71,6 @@ func (p *proxy) serve(w http.ResponseWriter, req *http.Request) {
 func (p *proxy) open() (uint32, *apiStream) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.streams) >= maxAPIRequests {
-		return 0, nil
-	}
 	p.last++
 	id := p.last
 	stream := &apiStream{head: make(chan apiHead, 1)}

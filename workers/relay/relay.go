@@ -30,13 +30,13 @@ type relay struct {
 	cfg     *startConfig
 	calls   *invocations
 	proxy   *proxy
-	posts   sync.WaitGroup // requests that bring a response or an error
+	busy    busyConnections
 	spawned time.Time
 	killed  sync.Once
 }
 
 func newRelay(out io.Writer) *relay {
-	r := &relay{tree: newTree()}
+	r := &relay{tree: newTree(), busy: busyConnections{busy: map[net.Conn]struct{}{}}}
 	r.out = &frameWriter{out: out, broken: func(error) { go r.abandon(0, nil) }}
 	return r
 }
@@ -73,7 +73,7 @@ func (r *relay) start(payload []byte, privateTmp string) error {
 	if cfg.CheckPeerUID {
 		listener = &peerListener{Listener: listener, uid: cfg.runtimeUID()}
 	}
-	server := &http.Server{Handler: r, MaxHeaderBytes: 64 << 10, ErrorLog: quiet}
+	server := &http.Server{Handler: r, MaxHeaderBytes: 64 << 10, ErrorLog: quiet, ConnState: r.busy.change}
 	go func() { _ = server.Serve(listener) }()
 	go r.supervise()
 	go r.memory.run()
@@ -158,7 +158,7 @@ func (r *relay) supervise() {
 	<-r.tree.over
 	r.memory.setBusy(false)
 	r.tree.kill(killLimit)
-	r.waitForPosts()
+	r.waitForConnections()
 	r.logs.drain()
 	report := exitReport{InitOver: r.calls.initOver(), MemoryKB: r.memory.peak.Load()}
 	status := r.tree.status
@@ -174,14 +174,36 @@ func (r *relay) supervise() {
 	os.Exit(0)
 }
 
-// waitForPosts lets handlers finish with what the dead runtime left in its sockets.
-func (r *relay) waitForPosts() {
-	done := make(chan struct{})
-	go func() { r.posts.Wait(); close(done) }()
-	select {
-	case <-done:
-	case <-time.After(lastWords):
+// waitForConnections lets what the dead runtime left in its sockets be read. It has closed them, so this ends by itself.
+func (r *relay) waitForConnections() {
+	if r.calls.state() != phaseReady {
+		time.Sleep(2 * time.Millisecond) // a request may not have been noticed yet
 	}
+	for deadline := time.Now().Add(lastWords); r.busy.any() && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// busyConnections are those that are new or have a request under way.
+type busyConnections struct {
+	mu   sync.Mutex
+	busy map[net.Conn]struct{}
+}
+
+func (b *busyConnections) change(conn net.Conn, state http.ConnState) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if state == http.StateNew || state == http.StateActive {
+		b.busy[conn] = struct{}{}
+	} else {
+		delete(b.busy, conn)
+	}
+}
+
+func (b *busyConnections) any() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.busy) > 0
 }
 
 // kill ends the tree; supervise reports it.
@@ -200,6 +222,9 @@ func (r *relay) abandon(code int, reason error) {
 
 // terminate answers SIGTERM: as KILL, but it does not wait for a worker that no longer reads.
 func (r *relay) terminate() {
+	if !r.tree.spawned() {
+		r.abandon(0, nil)
+	}
 	time.AfterFunc(lastWords, func() { r.abandon(0, nil) })
 	r.kill()
 }

@@ -131,12 +131,10 @@ func (r *relay) serveAnswer(w http.ResponseWriter, req *http.Request, a answer, 
 		refuse(w, http.StatusBadRequest, "InvalidRequestID", "Invalid request ID")
 		return
 	}
-	r.posts.Add(1)
 	end := r.forwardAnswer(req, a)
 	if a.kind != kindInitError {
 		r.calls.answered()
 	}
-	r.posts.Done()
 	switch {
 	case end.TooLarge:
 		_, _ = io.CopyN(io.Discard, req.Body, drainLimit)

@@ -160,4 +160,3 @@ func bind(source int, target string) error {
 	}
 	return nil
 }
-

@@ -33,6 +33,12 @@ func (t *tree) spawn(argv []string, attr *syscall.ProcAttr) error {
 	return err
 }
 
+func (t *tree) spawned() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.pid != 0
+}
+
 // reap takes all children that have ended, and reports whether any child is left.
 func (t *tree) reap() bool {
 	t.mu.Lock()
