@@ -22,7 +22,6 @@ _LOADED_ON_AWS = frozenset(
     "linecache logging math numbers operator os posixpath re reprlib site sre_compile sre_constants sre_parse stat "
     "string struct textwrap threading time token tokenize traceback types warnings weakref".split()
 )
-)
 #: From these runtimes on AWS writes JSON without escaping what is not ASCII.
 _UNICODE_JSON = frozenset("AWS_Lambda_python3.%d" % minor for minor in range(12, 20))
 _API = "/2018-06-01/runtime"
