@@ -5,7 +5,6 @@
 
 import json
 import os
-import platform
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,12 +15,12 @@ import msgspec
 from workers import runtimes, settings
 from workers.contract.messages import FunctionSpec
 from workers.contract.settings import SettingError, describe
+from workers.process import RelayMissing, relay_path
 
 _RUNTIMES: Final = (
     *(f"python3.{minor}" for minor in range(8, 15)),
     *(f"nodejs{major}.x" for major in (16, 18, 20, 22, 24)),
 )
-_RELAYS: Final = Path(__file__).parent / "relay" / "bin"
 
 
 class Found(TypedDict):
@@ -50,11 +49,14 @@ def main() -> int:
     except SettingError as error:
         print(error, file=sys.stderr)
         return 2
-    relay = _RELAYS / f"everwarm-relay-{platform.machine().replace('aarch64', 'arm64')}"
+    try:
+        relay = str(relay_path())
+    except RelayMissing:
+        relay = ""
     report = {
         "settings": [msgspec.structs.asdict(row) for row in describe(found, os.environ)],
         "runtimes": [look(runtime, found.local_runtimes) for runtime in _RUNTIMES],
-        "relay": str(relay) if os.access(relay, os.X_OK) else "",
+        "relay": relay,
     }
     print(json.dumps(report))
     return 0
