@@ -154,6 +154,8 @@ def _json_problem(body: bytes, error: Exception) -> str:
     if token is not None and token.start() <= offset:
         return f"Unrecognized token '{token[0].decode()}': was expecting {_WANTED} at [{where}]"
     character = body[offset : offset + 4].decode("utf-8", "replace")[:1]
+    if not character:
+        return "Unexpected end-of-input"
     return (
         f"Unexpected character ('{character}' (code {ord(character)})): expected a valid value {_WANTED} at [{where}]"
     )

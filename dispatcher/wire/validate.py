@@ -28,6 +28,8 @@ _JAVA_CLASSES: Final = {
 _NOT_NULL: Final = "Member must not be null"
 #: A bare name is at most 64 characters long; the model's 140 is for ARNs (AWS says so only at creation).
 _BARE_NAME: Final = 64
+#: Upper limits by shape that the model leaves out or gives for functions on machines of one's own only; AWS's documentation.
+_HIGHEST: Final = {"Timeout": 900, "MemorySize": 10_240, "EphemeralStorageSize": 10_240}
 #: Patterns are not tried on values far beyond the longest allowed one, so that none can be made to backtrack for long.
 _PATTERN_LENGTH: Final = 2048
 
@@ -247,7 +249,7 @@ def rules_of(shape: Shape) -> list[Rule]:
 
 def _rules(shape: Shape) -> Iterator[Rule]:
     limits = shape.metadata
-    low, high = limits.get("min"), limits.get("max")
+    low, high = limits.get("min"), _HIGHEST.get(shape.name, limits.get("max"))
     if shape.type_name in {"integer", "long", "double", "float"}:
         yield from _value_rules(low, high)
     elif shape.type_name in {"string", "list", "map", "blob"}:
