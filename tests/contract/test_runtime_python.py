@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
@@ -158,7 +158,6 @@ CASES = {
         "def handler(event, context):\n    return [deeper(5) for _ in range(1)]"
     ),
     "raises in a library": Case("import json\ndef handler(event, context):\n    return json.loads('{')"),
-    "recursion": Case("def handler(event, context):\n    return handler(event, context)"),
     "assertion": Case("def handler(event, context):\n    assert event == 1"),
     "no such module": Case("", handler="absent.handler"),
     "no such module in a folder": Case("", handler="folder/absent.handler"),
@@ -275,6 +274,15 @@ def test_error_document(version: str) -> None:
         f'\u00a0\u00a0File "{FUNCTIONS}/raises.py", line 5, in inner\n'
         "\u00a0\u00a0\u00a0\u00a0raise ValueError(message)\n"
     )
+
+
+def test_endless_recursion(version: str, tmp_path: Path) -> None:
+    (tmp_path / "sample.py").write_text("def handler(event, context):\n    return handler(event, context)")
+    with _start("sample.handler", tmp_path, version) as process:
+        error = json.loads(process.invoke().body)
+        assert error["errorType"] == "RecursionError"
+        assert "[Previous line repeated " in error["stackTrace"][-1] or len(error["stackTrace"]) > 3
+        assert json.loads(process.invoke().body)["errorType"] == "RecursionError"
 
 
 def test_initialisation_error(version: str) -> None:
@@ -527,8 +535,8 @@ def test_signals_reach_a_waiting_runtime(version: str, tmp_path: Path) -> None:
     assert process.output == "stopping\n"
 
 
-def _pairs() -> Iterator[tuple[str, str]]:
-    return itertools.product(_installed(), ["sample.handler", "absent.handler"])
+def _pairs() -> list[tuple[str, str]]:
+    return list(itertools.product(_installed(), ["sample.handler", "absent.handler"]))
 
 
 @pytest.mark.parametrize(("version", "handler"), _pairs())

@@ -5,9 +5,11 @@ import random
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -54,7 +56,8 @@ class Report:
     path: str
     """Without the API's prefix: ``/invocation/<id>/response``."""
     body: bytes
-    headers: Mapping[str, str]
+    headers: Message
+    """Found by any case of their names."""
     trailers: Mapping[str, str]
 
     @property
@@ -116,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
             body = self._read_chunks(trailers)
         else:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.api.reports.put(Report(self.path.removeprefix(_PREFIX), body, dict(self.headers), trailers))
+        self.api.reports.put(Report(self.path.removeprefix(_PREFIX), body, self.headers, trailers))
         self._answer(self.api.status, {}, b'{"status":"OK"}\n')
 
     def _read_chunks(self, trailers: dict[str, str]) -> bytes:
@@ -172,6 +175,7 @@ class RuntimeProcess:
         self.api = api
         self.process = process
         self._output = output
+        self._ended_with: bytes | None = None
 
     def next_report(self) -> Report:
         """The next thing that the runtime posts; fails when it ends without one."""
@@ -193,7 +197,7 @@ class RuntimeProcess:
         standard = {
             "Content-Type": "application/json",
             "Lambda-Runtime-Aws-Request-Id": REQUEST_ID,
-            "Lambda-Runtime-Deadline-Ms": "32503680000000",
+            "Lambda-Runtime-Deadline-Ms": str(int(time.time() * 1000) + 3_600_000),
             "Lambda-Runtime-Invoked-Function-Arn": ARN,
         }
         named = {"Lambda-Runtime-" + name.replace("_", "-"): value for name, value in headers.items()}
@@ -210,7 +214,13 @@ class RuntimeProcess:
     @property
     def output(self) -> str:
         """What the process wrote to standard output and standard error so far."""
-        return self._output.read_bytes().decode()
+        return (self._output.read_bytes() if self._ended_with is None else self._ended_with).decode()
+
+    def end(self) -> None:
+        """Kill the process; its output can still be read."""
+        self.process.kill()
+        self.process.wait()
+        self._ended_with = self._output.read_bytes()
 
 
 @contextmanager
@@ -221,8 +231,8 @@ def run(argv: Sequence[str], environment: Mapping[str, str], code_dir: Path) -> 
         process = subprocess.Popen(
             argv, env=variables, cwd=code_dir, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
         )
+        running = RuntimeProcess(api, process, Path(output.name))
         try:
-            yield RuntimeProcess(api, process, Path(output.name))
+            yield running
         finally:
-            process.kill()
-            process.wait()
+            running.end()

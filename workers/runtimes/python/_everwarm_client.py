@@ -216,11 +216,9 @@ class Json:
         start = len(text) - len(text.lstrip(" \t\n\r"))
         try:
             value, end = self._scan(text, start)
-        except StopIteration as stop:
-            from json import JSONDecodeError
-
-            raise JSONDecodeError("Expecting value", text, stop.value) from None
-        if end != len(text) and text[end:].strip(" \t\n\r"):
+        except (StopIteration, ValueError, SystemError):  # without json.decoder in memory it can't raise what it should
+            value, end = None, start
+        if end != len(text) and text[end:].strip(" \t\n\r") or end == start:
             from json import loads
 
             return loads(text)  # raises
