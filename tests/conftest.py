@@ -5,11 +5,24 @@ from collections.abc import Iterator
 import pytest
 
 from tests.services import processes
+from tests.services.api import api, api_server, make_api
+from tests.services.postgres import postgres_server
 from tests.services.redis import _redis_of_session, redis_server
 from tests.services.stack import _stack_of_session, make_stack, own_stack, stack
 from tests.services.waiting import wait_until
 
-__all__ = ["_redis_of_session", "_stack_of_session", "make_stack", "own_stack", "redis_server", "stack"]
+__all__ = [
+    "_redis_of_session",
+    "_stack_of_session",
+    "api",
+    "api_server",
+    "make_api",
+    "make_stack",
+    "own_stack",
+    "postgres_server",
+    "redis_server",
+    "stack",
+]
 
 _SESSION_FIXTURES = ("_redis_of_session", "_stack_of_session")
 
