@@ -120,6 +120,8 @@ _HEADER: Final = struct.Struct("=IHHII")
 _NO_COOKIE: Final = b"\xff" * 8
 _UID_OFFSET: Final = _HEADER.size + 64
 _ROW_FIELDS: Final = 10
+#: Bytes of request line and headers together. What arrives with their end may be body, so this is well over one read.
+_LONGEST_HEAD: Final = 512 * 1024
 
 
 class SocketOwners:
@@ -246,33 +248,60 @@ def _is_local(local: Address, remote: Address) -> bool:
     return peer is not None and (peer.is_loopback or peer == _plain_address(local[0]))
 
 
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, which itself would take a request line and headers without end."""
+
+    _head_bytes = 0
+    _in_head = True
+
+    def data_received(self, data: bytes) -> None:
+        """Count what comes before the headers are complete."""
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > _LONGEST_HEAD:
+                self.send_400_response("Request line and headers are too long.")
+                return
+        super().data_received(data)
+
+    def on_headers_complete(self) -> None:
+        """What follows is the body's."""
+        self._in_head = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """What follows is another request."""
+        self._in_head = True
+        self._head_bytes = 0
+        super().on_message_complete()
+
+
 def peer_guard(uids: range) -> type[HttpToolsProtocol]:
-    """The HTTP protocol for uvicorn (``http=``) that marks connections of functions as refused.
+    """The HTTP protocol for uvicorn (``http=``): bounded, and marking the connections of functions as refused.
 
     Without the kernel's help (no Linux, or a sandbox that hides its sockets) every connection is let through, and a
     warning says so once, here.
     """
     owners = SocketOwners()
     if not uids or not _works(owners):
-        return HttpToolsProtocol
+        return BoundedProtocol
 
-    class PeerGuard(HttpToolsProtocol):
+    class PeerGuard(BoundedProtocol):
         """Asks once per connection, marks every request of it."""
 
-        refused: str = ""
+        _refused: str = ""
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             """A connection is there: whose is it?"""
             super().connection_made(transport)
             local, remote = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
             if isinstance(local, tuple) and isinstance(remote, tuple):
-                self.refused = _ask(owners, uids, local[:2], remote[:2])
+                self._refused = _ask(owners, uids, local[:2], remote[:2])
 
         def on_message_begin(self) -> None:
             """A request begins; its scope is new."""
             super().on_message_begin()
-            if self.refused:
-                self.scope[REFUSED] = self.refused  # type: ignore[typeddict-unknown-key]
+            if self._refused:
+                self.scope[REFUSED] = self._refused  # type: ignore[typeddict-unknown-key]
 
     return PeerGuard
 

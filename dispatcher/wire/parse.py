@@ -28,6 +28,7 @@ _skip: Final = msgspec.json.Decoder(msgspec.Raw).decode
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,19}")
 _OFFSET: Final = re.compile(r"\(byte (\d+)\)")
 _WORD: Final = re.compile(rb"[A-Za-z_$][A-Za-z0-9_$]*")
+_SLICE: Final = 1 << 20
 _LONGEST_WORD: Final = 64
 _WANTED: Final = "(JSON String, Number, Array, Object or token 'null', 'true' or 'false')"
 _BITS: Final = {"integer": 31, "long": 63}
@@ -304,9 +305,18 @@ def _blob(value: object) -> bytes:
     if len(value) % 4:
         raise _wrong(f"Base64 encoded length is expected a multiple of 4 bytes but found: {len(value)}")
     try:
-        return binascii.a2b_base64(value, strict_mode=True)
+        # In slices, so that other threads get their turn while a large zip is decoded.
+        parts = [_decode_slice(value, start) for start in range(0, len(value), _SLICE)]
     except (binascii.Error, ValueError):
         raise _wrong("Invalid Base64 character") from None
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _decode_slice(value: str, start: int) -> bytes:
+    part = value[start : start + _SLICE]
+    if start + _SLICE < len(value) and part.endswith("="):
+        raise ValueError("padding before the end")
+    return binascii.a2b_base64(part, strict_mode=True)
 
 
 def _reader(shape: Shape) -> Reader:

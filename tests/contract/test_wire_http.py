@@ -27,6 +27,12 @@ def endpoint() -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="module")
+def session() -> Iterator[httpx.Client]:
+    with httpx.Client() as found:
+        yield found
+
+
 def raw_exchange(endpoint: str, request: bytes) -> bytes:
     """Send bytes as they are and read until the server closes the connection."""
     host, port = endpoint.removeprefix("http://").split(":")
@@ -197,6 +203,16 @@ def test_odd_documents(endpoint: str, body: bytes) -> None:
     }  # fmt: skip
 
 
+def test_headers_without_end(endpoint: str) -> None:
+    for line in (b"X-Long: " + b"x" * 2_000_000, b"X-Many: y\r\n" * 200_000):
+        request = f"POST {INVOKE} HTTP/1.1\r\nHost: localhost\r\n".encode() + line
+        try:
+            answer = raw_exchange(endpoint, request)
+        except OSError:  # Closed while we were sending.
+            continue
+        assert answer.startswith(b"HTTP/1.1 400 ")
+
+
 def test_upgrade_to_websocket_is_no_way_around(endpoint: str) -> None:
     headers = {
         "Connection": "Upgrade",
@@ -220,9 +236,10 @@ members = st.sampled_from(
 
 @settings(max_examples=150, deadline=None)
 @given(document=st.dictionaries(members, documents, max_size=6))
-def test_fuzzed_documents_never_break_the_server(endpoint: str, document: dict[str, Any]) -> None:
-    with httpx.Client() as session:
-        answer = session.post(endpoint + "/2015-03-31/functions", content=json.dumps(document).encode())
+def test_fuzzed_documents_never_break_the_server(
+    endpoint: str, session: httpx.Client, document: dict[str, Any]
+) -> None:
+    answer = session.post(endpoint + "/2015-03-31/functions", content=json.dumps(document).encode())
     assert answer.status_code in {201, 400}
     assert "Traceback" not in answer.text
 

@@ -13,8 +13,7 @@ from starlette.requests import Request as PageRequest
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from dispatcher.app import create_app
-from dispatcher.guard import peer_guard
+from dispatcher.app import create_app, server_config
 from dispatcher.operations import Call, Handler, Request, Response, Services
 from dispatcher.settings import DispatcherSettings
 from dispatcher.wire.errors import AwsError
@@ -96,9 +95,8 @@ PAGES: Sequence[Route] = [
 @contextmanager
 def serving(settings: DispatcherSettings) -> Iterator[str]:
     """Serves until the block ends; gives the endpoint."""
-    app: Any = create_app(SERVICES, settings, pages=PAGES, function_secret=SECRET, operation_handlers=TOYS)
-    config = uvicorn.Config(app, http=peer_guard(settings.local_uids), loop="uvloop", ws="none", log_level="error")
-    server = uvicorn.Server(config)
+    app = create_app(SERVICES, settings, pages=PAGES, function_secret=SECRET, operation_handlers=TOYS)
+    server = uvicorn.Server(server_config(app, settings))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -96,7 +96,7 @@ def test_another_users_connection() -> None:
 
 
 def test_the_protocol_asks_only_when_there_are_uids() -> None:
-    assert peer_guard(range(0)).__name__ == "HttpToolsProtocol"
+    assert peer_guard(range(0)).__name__ == "BoundedProtocol"
     assert peer_guard(range(1, 2)).__name__ == "PeerGuard"
 
 

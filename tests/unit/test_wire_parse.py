@@ -1,5 +1,6 @@
 """Requests into input dicts."""
 
+import base64
 import json
 from typing import Any
 
@@ -89,6 +90,21 @@ def test_wrong_types(document: object, message: str) -> None:
     with pytest.raises(AwsError) as error:
         parse("POST", "/2015-03-31/functions", body=json.dumps(document).encode())
     assert (error.value.code, error.value.status, error.value.message) == ("SerializationException", 400, message)
+
+
+def test_large_blobs_are_decoded_in_slices() -> None:
+    def code(text: str) -> bytes:
+        found = parse("POST", "/2015-03-31/functions", body=json.dumps({"Code": {"ZipFile": text}}).encode())
+        return bytes(found["Code"]["ZipFile"])
+
+    data = bytes(range(256)) * 10_000 + b"end"
+    assert code(base64.b64encode(data).decode()) == data
+    assert code("") == b""
+    # Padding is valid in the last slice only.
+    slice_of_padding = "A" * ((1 << 20) - 4) + "AA=="
+    assert len(code(slice_of_padding)) == (1 << 20) // 4 * 3 - 2
+    with pytest.raises(AwsError):
+        code(slice_of_padding + "AAAA")
 
 
 @pytest.mark.parametrize("query", ["MaxItems=x", "MaxItems=", "MaxItems=1.5", "MaxItems=99999999999999999999"])
