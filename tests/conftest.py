@@ -9,6 +9,7 @@ from tests.services.api import api, api_server, make_api
 from tests.services.postgres import postgres_server
 from tests.services.redis import _redis_of_session, redis_server
 from tests.services.stack import _stack_of_session, make_stack, own_stack, stack
+from tests.services.up import up
 from tests.services.waiting import wait_until
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "postgres_server",
     "redis_server",
     "stack",
+    "up",
 ]
 
 _SESSION_FIXTURES = ("_redis_of_session", "_stack_of_session")

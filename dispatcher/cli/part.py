@@ -24,8 +24,6 @@ logger = logging.getLogger(__name__)
 
 def run_dispatcher(environ: Mapping[str, str]) -> None:
     """Serve until a signal; raises ``SettingError`` and ``RedisError`` before anything listens."""
-    from dispatcher import serve
-
     settings = dispatcher_settings.read(environ)
     log.configure("dispatcher", settings.log, debug=settings.debug)
     _require_redis(settings)
@@ -33,6 +31,9 @@ def run_dispatcher(environ: Mapping[str, str]) -> None:
     if not settings.supervised:
         for line in (*shared.warnings(environ), *found):
             logger.warning(line)
+
+    from dispatcher import serve
+
     serve.run(settings)
 
 

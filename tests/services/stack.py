@@ -1,6 +1,5 @@
 """A whole Everwarm, each part a process of its own that a test can kill and start again."""
 
-import os
 import random
 import shutil
 import signal
@@ -19,6 +18,7 @@ from botocore.config import Config
 from mypy_boto3_lambda import LambdaClient
 
 from dispatcher.cli.process import spawn
+from tests.services.commands import clean_environ
 from tests.services.processes import everything, free_port, tree, wait_until_gone
 from tests.services.redis import RedisServer
 from tests.services.waiting import wait_until
@@ -44,11 +44,7 @@ class Stack:
         first_uid = 1_800_000_000 + random.randrange(60_000) * 1000
         self.uids = range(first_uid, first_uid + 1000)
         self.environ = {
-            **{
-                name: value
-                for name, value in os.environ.items()
-                if not name.startswith(("EVERWARM_", "LAMBDA_", "AWS_"))
-            },
+            **clean_environ(),
             "EVERWARM_REDIS_URL": self.redis.url,
             "EVERWARM_DATA": str(self.data),
             "EVERWARM_PORT": str(self.port),
