@@ -17,7 +17,8 @@ from workers.contract.messages import FunctionSpec
 from workers.contract.settings import SettingError, describe
 from workers.process import RelayMissing, relay_path
 
-_RUNTIMES: Final = (
+#: What mode local can run where an interpreter is found; ``provided.*`` needs none.
+RUNTIMES: Final = (
     *(f"python3.{minor}" for minor in range(8, 15)),
     *(f"nodejs{major}.x" for major in (16, 18, 20, 22, 24)),
 )
@@ -55,7 +56,7 @@ def main() -> int:
         relay = ""
     report = {
         "settings": [msgspec.structs.asdict(row) for row in describe(found, os.environ)],
-        "runtimes": [look(runtime, found.local_runtimes) for runtime in _RUNTIMES],
+        "runtimes": [look(runtime, found.local_runtimes) for runtime in RUNTIMES],
         "relay": relay,
     }
     print(json.dumps(report))

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import stat
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,13 +12,13 @@ import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tests.services.code import zip_of
+from tests.services.local import python_runtime
 from tests.services.processes import alive
 from tests.services.redis import RedisServer
 from tests.services.up import Up
 from tests.services.waiting import wait_until
 
 Start = Callable[..., Up]
-RUNTIME = f"python3.{sys.version_info.minor}"
 SLOW = "import time\ndef handler(event, context):\n    time.sleep(event['s'])\n    return event\n"
 
 
@@ -27,7 +26,7 @@ def create(up: Up, name: str = "slow") -> None:
     client = up.client()
     client.create_function(
         FunctionName=name,
-        Runtime=RUNTIME,  # type: ignore[arg-type]
+        Runtime=python_runtime(),
         Handler="index.handler",
         Role="arn:aws:iam::000000000000:role/r",
         Code={"ZipFile": zip_of(index__py=SLOW)},
