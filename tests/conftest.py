@@ -6,8 +6,9 @@ import pytest
 
 from tests.services import processes
 from tests.services.api import api, api_server, make_api
-from tests.services.postgres import postgres_server
+from tests.services.postgres import own_postgres, postgres_server
 from tests.services.redis import _redis_of_session, redis_server
+from tests.services.s3 import s3_server
 from tests.services.stack import _stack_of_session, make_stack, own_stack, stack
 from tests.services.up import up
 from tests.services.waiting import wait_until
@@ -19,9 +20,11 @@ __all__ = [
     "api_server",
     "make_api",
     "make_stack",
+    "own_postgres",
     "own_stack",
     "postgres_server",
     "redis_server",
+    "s3_server",
     "stack",
     "up",
 ]

@@ -128,9 +128,19 @@ def _user() -> pwd.struct_passwd:
         return pwd.getpwnam("nobody")
 
 
+@pytest.fixture
+def own_postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL for one test, which may kill it."""
+    yield from _running()
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """One PostgreSQL for the session; take a database of your own from it."""
+    yield from _running()
+
+
+def _running() -> Iterator[PostgresServer]:
     server = PostgresServer(_installed())
     try:
         server.start()
