@@ -47,7 +47,7 @@ _ENDPOINT = click.option("--endpoint", help="The server's URL (http://127.0.0.1:
 _JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 
 
-@main.command()
+@main.command("up")
 @_HOST
 @_PORT
 @_DATA
@@ -55,7 +55,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document 
 @click.option("--mode", default="auto", show_default=True, help="auto, local, docker or docker-reuse.")
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
 @click.option("--concurrency", type=click.IntRange(1, 1024), help="Invocations a worker runs at a time.")
-def up(
+def _up(
     host: str | None,
     port: int | None,
     data: str | None,
@@ -78,33 +78,33 @@ def up(
     sys.exit(run(environ, workers))
 
 
-@main.command()
+@main.command("dispatcher")
 @_HOST
 @_PORT
 @_DATA
 @_INSECURE
-def dispatcher(host: str | None, port: int | None, data: str | None, insecure: bool) -> None:
+def _dispatcher(host: str | None, port: int | None, data: str | None, insecure: bool) -> None:
     """Run the front end alone; needs EVERWARM_REDIS_URL."""
     from dispatcher.cli.part import run_dispatcher
 
     run_dispatcher(_environ(EVERWARM_HOST=host, EVERWARM_PORT=port, EVERWARM_DATA=data, EVERWARM_INSECURE=insecure))
 
 
-@main.command()
+@main.command("worker")
 @click.option("--mode", help="local, docker or docker-reuse.")
 @click.option("--concurrency", type=click.IntRange(1, 1024), help="Invocations that run at a time.")
 @_DATA
-def worker(mode: str | None, concurrency: int | None, data: str | None) -> None:
+def _worker(mode: str | None, concurrency: int | None, data: str | None) -> None:
     """Run a worker of one mode alone; needs EVERWARM_REDIS_URL."""
     from dispatcher.cli.part import run_worker
 
     run_worker(_environ(EVERWARM_MODE=mode, EVERWARM_CONCURRENCY=concurrency, EVERWARM_DATA=data))
 
 
-@main.command()
+@main.command("ps")
 @_ENDPOINT
 @_JSON
-def ps(endpoint: str | None, as_json: bool) -> None:
+def _ps(endpoint: str | None, as_json: bool) -> None:
     """Show the warm environments."""
     from dispatcher.cli.client import Server
     from dispatcher.cli.show import environments
@@ -112,11 +112,11 @@ def ps(endpoint: str | None, as_json: bool) -> None:
     environments(Server.of(_environ(EVERWARM_ENDPOINT=endpoint)), as_json=as_json)
 
 
-@main.command()
+@main.command("logs")
 @_ENDPOINT
 @click.argument("function")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on, until Ctrl-C.")
-def logs(endpoint: str | None, function: str, follow: bool) -> None:
+def _logs(endpoint: str | None, function: str, follow: bool) -> None:
     """Show what a function has logged."""
     from dispatcher.cli.client import Server
     from dispatcher.cli.show import function_log
@@ -124,17 +124,17 @@ def logs(endpoint: str | None, function: str, follow: bool) -> None:
     function_log(Server.of(_environ(EVERWARM_ENDPOINT=endpoint)), function, follow=follow)
 
 
-@main.command()
+@main.command("doctor")
 @_JSON
-def doctor(as_json: bool) -> None:
+def _doctor(as_json: bool) -> None:
     """Look at this machine: interpreters, Redis, Docker, the default mode and why, every setting."""
     from dispatcher.cli.doctor import run
 
     sys.exit(run(dict(os.environ), as_json=as_json))
 
 
-@main.command()
-def demo() -> None:
+@main.command("demo")
+def _demo() -> None:
     """Start everything, run the sample functions, show what they answer and how long it took, and clean up."""
     from dispatcher.cli.demo import run
 

@@ -15,6 +15,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -176,11 +177,13 @@ class Supervisor:
         self._redis = self._embedded_redis(settings)
         self._parts = [
             Part("dispatcher", lambda: spawn([*PYTHON, "-m", "dispatcher.cli", "dispatcher"], self._environ)),
-            *(Part(f"worker {number}", self._start_worker) for number in range(1, workers + 1)),
+            *(Part(f"worker {number}", partial(self._start_worker, number)) for number in range(1, workers + 1)),
         ]
 
-    def _start_worker(self) -> "subprocess.Popen[bytes]":
-        return spawn([*PYTHON, "-m", "workers"], self._environ)
+    def _start_worker(self, number: int) -> "subprocess.Popen[bytes]":
+        given = self._environ.get("EVERWARM_WORKER_NAME")
+        name = {"EVERWARM_WORKER_NAME": f"{given}-{number}"} if given else {}
+        return spawn([*PYTHON, "-m", "workers"], {**self._environ, **name})
 
     def _embedded_redis(self, settings: DispatcherSettings) -> Part | None:
         if settings.redis_url:
