@@ -96,7 +96,7 @@ def _environment(architecture: str, scratch: str) -> dict[str, str]:
 
 
 class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg,misc,unused-ignore]
-    """Puts the binaries into a wheel."""
+    """Has the binaries in place when a wheel is put together, which takes them in as artifacts."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Called by hatchling before it builds ``version`` (``standard`` or ``editable``) of a target."""
@@ -109,8 +109,7 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg,misc,unused-
         build_data["infer_tag"] = False
         build_data["tag"] = WHEEL_TAG
         for architecture in GOARCH:
-            path = build(architecture)
-            build_data["force_include"][str(path)] = f"workers/relay/bin/{path.name}"
+            build(architecture)
 
 
 if __name__ == "__main__":

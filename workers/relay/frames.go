@@ -61,15 +61,15 @@ func newFrameReader(in io.Reader) *frameReader {
 
 // next answers io.EOF at the end between two frames, and a protocolError for anything that is no frame.
 func (r *frameReader) next() (frame, error) {
-	if _, err := io.ReadFull(r.in, r.head[:]); err != nil {
-		if errors.Is(err, io.ErrUnexpectedEOF) {
-			return frame{}, protocolErrorf("the input ends inside a frame's header")
-		}
+	if err := r.fill(r.head[:4], true); err != nil {
 		return frame{}, err
 	}
 	length := binary.BigEndian.Uint32(r.head[:4])
 	if length < headerBytes-4 {
 		return frame{}, protocolErrorf("a frame of length %d", length)
+	}
+	if err := r.fill(r.head[4:], false); err != nil {
+		return frame{}, err
 	}
 	size := int(length - (headerBytes - 4))
 	if size > maxPayload {
@@ -79,13 +79,19 @@ func (r *frameReader) next() (frame, error) {
 		r.body = make([]byte, size)
 	}
 	payload := r.body[:size]
-	if _, err := io.ReadFull(r.in, payload); err != nil {
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return frame{}, protocolErrorf("the input ends inside a frame of %d bytes", size)
-		}
+	if err := r.fill(payload, false); err != nil {
 		return frame{}, err
 	}
 	return frame{r.head[4], binary.BigEndian.Uint32(r.head[5:9]), payload}, nil
+}
+
+// fill reads all of buf; the input may end before its first byte only where a frame begins.
+func (r *frameReader) fill(buf []byte, begins bool) error {
+	n, err := io.ReadFull(r.in, buf)
+	if errors.Is(err, io.ErrUnexpectedEOF) || (errors.Is(err, io.EOF) && (n > 0 || !begins)) {
+		return protocolErrorf("the input ends inside a frame")
+	}
+	return err
 }
 
 // putHeader fills the first headerBytes of buf for a payload of size bytes.

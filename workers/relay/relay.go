@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -33,6 +34,7 @@ type relay struct {
 	busy    busyConnections
 	spawned time.Time
 	killed  sync.Once
+	silent  atomic.Bool // abandon has the last word, which is none
 }
 
 func newRelay(out io.Writer) *relay {
@@ -158,6 +160,9 @@ func (r *relay) supervise() {
 	<-r.tree.over
 	r.memory.setBusy(false)
 	r.tree.kill(killLimit)
+	if r.silent.Load() {
+		return
+	}
 	r.waitForConnections()
 	r.logs.drain()
 	report := exitReport{InitOver: r.calls.initOver(), MemoryKB: r.memory.peak.Load()}
@@ -213,6 +218,9 @@ func (r *relay) kill() {
 
 // abandon ends the tree and the relay without a word to the worker, which is gone or broke the protocol.
 func (r *relay) abandon(code int, reason error) {
+	if r.silent.Swap(true) {
+		return
+	}
 	if reason != nil {
 		diagnose("%v", reason)
 	}
@@ -238,9 +246,11 @@ func (r *relay) read(frames *frameReader) {
 		}
 		if errors.Is(err, io.EOF) {
 			r.abandon(0, nil)
+			return
 		}
 		if err != nil {
 			r.abandon(exitProtocol, err)
+			return
 		}
 	}
 }

@@ -105,16 +105,17 @@ func closeInherited() error {
 // hideTmp gives this process and its descendants a file system view of their own in which dir is /tmp, /var/tmp and /dev/shm.
 func hideTmp(dir string, keep []string) error {
 	places := []string{"/tmp", "/var/tmp", "/dev/shm"}
-	kept := openBelow(keep, places)
-	source, err := syscall.Open(dir, oPath|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("%s: %w", dir, err)
-	}
 	if err := syscall.Unshare(syscall.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("unshare: %w", err)
 	}
 	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("private mounts: %w", err)
+	}
+	// Opened in the new view, since only its own mounts can be bound in it, and before they are hidden.
+	kept := openBelow(keep, places)
+	source, err := syscall.Open(dir, oPath|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("%s: %w", dir, err)
 	}
 	for _, place := range places {
 		if info, err := os.Lstat(place); err != nil || !info.IsDir() {
