@@ -14,10 +14,11 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, ParamSpec, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -33,6 +34,9 @@ from workers.contract.archive import (
     check_zip,
 )
 
+T = TypeVar("T")
+P = ParamSpec("P")
+
 #: Where the URLs of zips begin.
 CODE_PATH: Final = "/_everwarm/code/"
 #: How long a zip that nothing refers to is kept, in seconds.
@@ -43,6 +47,7 @@ URL_VALID_S: Final = 600
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _DIGITS: Final = re.compile(r"[0-9]{1,12}")
 _CHUNK: Final = 1 << 20
+_THREADS: Final = 4
 _NOT_A_ZIP: Final = "Could not unzip uploaded file. Please check your file, then try to upload again."
 _log: Final = logging.getLogger(__name__)
 
@@ -73,6 +78,7 @@ class CodeStore:
         self._limits = limits or Limits()
         self._zipped_bytes = zipped_bytes
         self._clock = clock
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="code")
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     @classmethod
@@ -81,25 +87,29 @@ class CodeStore:
         limits = Limits(unpacked_bytes=settings.code_unzipped_bytes, time_s=settings.code_extract_s)
         return cls(settings.data_dir / "code", secret, limits, settings.code_zipped_bytes)
 
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Slow work on code, in threads of its own: uploads must not hold up what else the process does in threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(*args, **kwargs))
+
     # --- storing ---
 
     async def put(self, data: bytes) -> StoredZip:
         """Check and keep a zip. Raises AWS's errors for what is no zip, too large, or unsafe."""
         self._check_size(len(data))
-        return await asyncio.to_thread(self._put, io.BytesIO(data))
+        return await self.run(self._put, io.BytesIO(data))
 
     async def put_file(self, file: IO[bytes]) -> StoredZip:
         """As :meth:`put`, from a seekable file that came by S3: there only the unpacked size is limited, as on AWS."""
-        return await asyncio.to_thread(self._put, file)
+        return await self.run(self._put, file)
 
     async def check(self, data: bytes) -> StoredZip:
         """As :meth:`put`, and keeps nothing."""
         self._check_size(len(data))
-        return await asyncio.to_thread(self._check, io.BytesIO(data))
+        return await self.run(self._check, io.BytesIO(data))
 
     async def check_file(self, file: IO[bytes]) -> StoredZip:
         """As :meth:`put_file`, and keeps nothing."""
-        return await asyncio.to_thread(self._check, file)
+        return await self.run(self._check, file)
 
     def _check_size(self, size: int) -> None:
         if size > self._zipped_bytes:
@@ -193,7 +203,7 @@ class CodeStore:
 
     async def collect(self, in_use: Collection[str]) -> int:
         """Remove the zips that are not ``in_use`` and older than the grace period; how many were removed."""
-        return await asyncio.to_thread(self._collect, in_use)
+        return await self.run(self._collect, in_use)
 
     def _collect(self, in_use: Collection[str]) -> int:
         removed = 0
@@ -208,6 +218,27 @@ class CodeStore:
             except FileNotFoundError:
                 _log.debug("%s was removed by another dispatcher", path.name)
         return removed
+
+
+class Collector:
+    """Upkeep of the store: removes what nothing needs, at start and every hour."""
+
+    def __init__(self, store: CodeStore, in_use: Callable[[], Awaitable[Collection[str]]]) -> None:
+        self._store = store
+        self._in_use = in_use
+
+    async def run_once(self) -> int:
+        """How many zips were removed."""
+        removed = await self._store.collect(await self._in_use())
+        if removed:
+            _log.info("removed %d zips that no function needs", removed)
+        return removed
+
+    async def run(self, every_s: float = GRACE_S) -> None:
+        """Until cancelled."""
+        while True:
+            await self.run_once()
+            await asyncio.sleep(every_s)
 
 
 def _refusal(error: ArchiveError) -> AwsError:

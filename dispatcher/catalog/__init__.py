@@ -116,6 +116,10 @@ class Catalog:
             self._cache.put(key, qualifier, found, generation)
         return found.pick(random)
 
+    async def code_in_use(self) -> set[str]:
+        """Hex SHA-256 of every zip that some version needs."""
+        return await self.read(functions.code_in_use)
+
     def activate(self, key: FunctionKey) -> asyncio.Task[None]:
         """Make a new or changed function ready in the background; awaiting the task waits for it."""
         before = self._activations.get(key)

@@ -40,7 +40,7 @@ def create(
     connection: Connection, key: FunctionKey, name: str, version: str, description: str, weights: Weights
 ) -> Alias:
     """A new alias of a version that exists."""
-    function = get_function(connection, key, lock=True)
+    function = get_function(connection, key, lock=True, qualifier=version)
     number = get_version(connection, function, version).number
     if find_alias(connection, function, name) is not None:
         raise AwsError("ResourceConflictException", f"Alias already exists: {key.arn(name)}")

@@ -2,9 +2,11 @@
 
 from sqlalchemy import Connection, func, select, update
 
+from dispatcher.catalog import functions as function_store
 from dispatcher.catalog.lookups import get_function
 from dispatcher.catalog.rows import FunctionKey
 from dispatcher.catalog.tables import functions
+from dispatcher.wire.arn import LATEST
 from dispatcher.wire.errors import AwsError
 
 
@@ -16,10 +18,16 @@ def reserved(connection: Connection, account: str, region: str) -> int:
     return int(connection.execute(query).scalar_one())
 
 
+def usage(connection: Connection, account: str, region: str) -> tuple[int, int, int]:
+    """Number of functions, bytes of all their versions' zips, and what they reserve together."""
+    count, size = function_store.usage(connection, account, region)
+    return count, size, reserved(connection, account, region)
+
+
 def put(connection: Connection, key: FunctionKey, amount: int, account_limit: int, minimum_unreserved: int) -> None:
     """Reserve for a function; a minimum of the account's concurrency must stay for the others."""
     _lock_account(connection, key)
-    function = get_function(connection, key)
+    function = get_function(connection, key, qualifier=LATEST)  # AWS shows the qualifier here, and only here
     before = function.reserved_concurrency or 0
     unreserved = account_limit - (reserved(connection, key.account, key.region) - before) - amount
     if amount > before and unreserved < minimum_unreserved:

@@ -116,7 +116,7 @@ def _sqlite(url: URL) -> Database:
     if not url.database or url.database == ":memory:":
         raise ValueError("the catalog needs a file: sqlite:////absolute/path")
     path = Path(url.database)
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.parent.mkdir(parents=True, exist_ok=True)
     lock = _take_lock(path)
     try:
         # Environment variables of functions are secrets: nobody else reads the file.

@@ -19,6 +19,7 @@ from dispatcher.catalog.lookups import (
     find_version,
     get_function,
     get_latest,
+    get_qualified,
     get_version,
 )
 from dispatcher.catalog.paging import Page, page_of
@@ -167,6 +168,14 @@ def check_idle(version: Version) -> None:
         )
 
 
+def get_whole(
+    connection: Connection, key: FunctionKey, qualifier: str | None
+) -> tuple[Version, dict[str, str], int | None]:
+    """The version that a qualifier names, the function's tags, and its reserved concurrency."""
+    function, version = get_qualified(connection, key, qualifier)
+    return version, tag_store.of(connection, function), function.reserved_concurrency
+
+
 # --- changes of $LATEST ---
 
 
@@ -250,7 +259,8 @@ def publish_from(
         return last
     number = function.next_version
     config = latest.config if description is None else {**latest.config, "Description": description}
-    state = "Active" if latest.state == "Active" else "Pending"
+    ready = latest.state == "Active" and latest.update_status != "InProgress"
+    state = "Active" if ready else "Pending"
     _insert_version(connection, function, number, config, latest.code, state=state, mark=latest.fingerprint)
     connection.execute(update(functions).where(functions.c.id == function.id).values(next_version=number + 1))
     bump_revision(connection, function, 0)
@@ -363,7 +373,10 @@ def unfinished(connection: Connection) -> list[FunctionKey]:
 
 
 def pending_versions(connection: Connection, key: FunctionKey) -> list[Version]:
-    """The function's versions that wait to become ready; none when the function is gone."""
+    """The function's versions that wait to become ready, ``$LATEST`` last, so that whoever waits for it finds all ready.
+
+    None when the function is gone.
+    """
     function = find_function(connection, key)
     if function is None:
         return []
@@ -373,7 +386,7 @@ def pending_versions(connection: Connection, key: FunctionKey) -> list[Version]:
             versions.c.function_id == function.id,
             or_(versions.c.state == "Pending", versions.c.update_status == "InProgress"),
         )
-        .order_by(versions.c.number)
+        .order_by(versions.c.number.desc())
     )
     return [version_from(row, key) for row in rows]
 

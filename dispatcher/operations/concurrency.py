@@ -2,9 +2,7 @@
 
 from typing import Final
 
-from sqlalchemy import Connection
-
-from dispatcher.catalog import concurrency, functions
+from dispatcher.catalog import concurrency
 from dispatcher.catalog.rows import FunctionKey
 from dispatcher.operations import Call, Request, Response, operation
 from dispatcher.operations.naming import target_of
@@ -55,7 +53,7 @@ async def delete_function_concurrency(call: Call, request: Request) -> Response:
 async def get_account_settings(call: Call, _request: Request) -> Response:
     """Limits from the settings, usage counted."""
     settings = call.services.settings
-    (count, size), reserved = await call.services.catalog.read(_usage, call.account, call.region)
+    count, size, reserved = await call.services.catalog.read(concurrency.usage, call.account, call.region)
     return {
         "AccountLimit": {
             "TotalCodeSize": _TOTAL_CODE_BYTES,
@@ -66,7 +64,3 @@ async def get_account_settings(call: Call, _request: Request) -> Response:
         },
         "AccountUsage": {"TotalCodeSize": size, "FunctionCount": count},
     }
-
-
-def _usage(connection: Connection, account: str, region: str) -> tuple[tuple[int, int], int]:
-    return functions.usage(connection, account, region), concurrency.reserved(connection, account, region)

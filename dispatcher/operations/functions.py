@@ -2,9 +2,7 @@
 
 from typing import Any, Final
 
-from sqlalchemy import Connection
-
-from dispatcher.catalog import functions, lookups, tags
+from dispatcher.catalog import functions, lookups
 from dispatcher.catalog.functions import Draft
 from dispatcher.catalog.rows import FunctionKey, Version
 from dispatcher.operations import Call, Request, Response, operation
@@ -56,20 +54,13 @@ def _new_key(call: Call, text: str) -> FunctionKey:
 async def get_function(call: Call, request: Request) -> Response:
     """Configuration, where the code is, tags and reserved concurrency."""
     key, qualifier = qualified(call, "GetFunction", request)
-    version, found_tags, reserved = await call.services.catalog.read(_whole, key, qualifier)
+    version, found_tags, reserved = await call.services.catalog.read(functions.get_whole, key, qualifier)
     return {
         "Configuration": describe(version, arn=key.arn(qualifier)),
         "Code": _location(call, version),
         "Tags": found_tags or None,
         "Concurrency": {"ReservedConcurrentExecutions": reserved} if reserved is not None else None,
     }
-
-
-def _whole(
-    connection: Connection, key: FunctionKey, qualifier: str | None
-) -> tuple[Version, dict[str, str], int | None]:
-    function, version = lookups.get_qualified(connection, key, qualifier)
-    return version, tags.of(connection, function), function.reserved_concurrency
 
 
 def _location(call: Call, version: Version) -> dict[str, Any]:

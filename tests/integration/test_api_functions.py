@@ -242,11 +242,9 @@ def test_qualifiers(api: Functions) -> None:
         ("publish_version", {}),
         ("list_versions_by_function", {}),
         ("list_aliases", {}),
-        ("create_alias", {"Name": "a", "FunctionVersion": "1"}),
         ("get_alias", {"Name": "a"}),
         ("update_alias", {"Name": "a"}),
         ("delete_alias", {"Name": "a"}),
-        ("put_function_concurrency", {"ReservedConcurrentExecutions": 1}),
         ("get_function_concurrency", {}),
         ("delete_function_concurrency", {}),
         ("add_permission", {"StatementId": "s", "Action": "lambda:InvokeFunction", "Principal": "*"}),
@@ -256,6 +254,29 @@ def test_qualifiers(api: Functions) -> None:
 def test_unknown_function(api: Functions, operation: str, members: dict[str, object]) -> None:
     error = api.refused(operation, FunctionName="none", **members)
     assert error == ("ResourceNotFoundException", 404, f"Function not found: {api.arn('none')}")
+
+
+@pytest.mark.parametrize(
+    ("operation", "members", "qualifier"),
+    [
+        ("create_alias", {"Name": "a", "FunctionVersion": "1"}, "1"),
+        ("put_function_concurrency", {"ReservedConcurrentExecutions": 1}, "$LATEST"),
+    ],
+)
+def test_unknown_function_where_aws_shows_a_qualifier(
+    api: Functions, operation: str, members: dict[str, object], qualifier: str
+) -> None:
+    error = api.refused(operation, FunctionName="none", **members)
+    assert error == ("ResourceNotFoundException", 404, f"Function not found: {api.arn('none', qualifier)}")
+
+
+def test_another_region_is_out_of_reach(api: Functions) -> None:
+    error = api.refused("get_function", FunctionName="arn:aws:lambda:us-west-2:111111111111:function:fn")
+    assert error == (
+        "ResourceNotFoundException",
+        404,
+        f"Functions from 'us-west-2' are not reachable in this region ('{REGION}')",
+    )
 
 
 def test_list_pages(api: Functions) -> None:

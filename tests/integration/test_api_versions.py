@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.test_api_functions import LISTED, OTHER_CODE, READY, plain
+from tests.integration.test_api_functions import CREATED, LISTED, OTHER_CODE, READY, plain
 from tests.services.api import Functions
 
 
@@ -56,14 +56,25 @@ def test_versions_keep_their_code_and_configuration(api: Functions) -> None:
     assert (latest.executed_version, latest.invoked_arn) == ("$LATEST", api.arn("fn"))
 
 
+def test_a_version_published_with_an_update_waits_with_it(api: Functions) -> None:
+    api.create()
+    answer = api.client.update_function_code(FunctionName="fn", ZipFile=OTHER_CODE, Publish=True)
+    assert plain(answer).keys() == CREATED
+    assert (answer["State"], answer["StateReasonCode"], answer["Version"]) == ("Pending", "Creating", "1")
+    api.wait_updated()
+    assert api.client.get_function_configuration(FunctionName="fn", Qualifier="1")["State"] == "Active"
+
+
 def test_preconditions(api: Functions) -> None:
     answer = api.create()
     error = api.refused("publish_version", FunctionName="fn", CodeSha256="AAAA")
     assert error == (
         "InvalidParameterValueException",
         400,
-        (f"CodeSHA256 (AAAA) is different from current CodeSHA256 in $LATEST ({answer['CodeSha256']}). "
-        "Please try again with the CodeSHA256 in $LATEST."),
+        (
+            f"CodeSHA256 (AAAA) is different from current CodeSHA256 in $LATEST ({answer['CodeSha256']}). "
+            "Please try again with the CodeSHA256 in $LATEST."
+        ),
     )
     assert publish(api, CodeSha256=answer["CodeSha256"], RevisionId=api.revision()) == "1"
 

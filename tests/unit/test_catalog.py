@@ -106,7 +106,6 @@ def test_sqlite_is_durable_and_private(tmp_path: Path) -> None:
 
     assert using(f"sqlite:///{path}", look) == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
 def test_the_secret_stays(url: str) -> None:
@@ -189,6 +188,34 @@ def test_a_crash_between_create_and_active_is_taken_up_at_start(url: str) -> Non
         return (await catalog.resolve(*KEY)).state
 
     assert using(url, wait) == "Active"
+
+
+def _create_and_hang(path: str, ready: Any) -> None:
+    async def run() -> None:
+        catalog = await Catalog.open(f"sqlite:///{path}")
+        await catalog.write(functions.create, KEY, draft())
+        ready.set()
+        await asyncio.Event().wait()
+
+    asyncio.run(run())
+
+
+def test_what_was_answered_survives_kill_9(tmp_path: Path) -> None:
+    path = tmp_path / "everwarm.db"
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    process = context.Process(target=_create_and_hang, args=(str(path), ready))
+    process.start()
+    assert ready.wait(30)
+    process.kill()
+    process.join(30)
+    process.close()
+
+    async def state(catalog: Catalog) -> str:
+        await asyncio.gather(*catalog._activations.values())
+        return (await catalog.resolve(*KEY)).state
+
+    assert using(f"sqlite:///{path}", state) == "Active"
 
 
 def test_while_a_function_is_not_ready_changes_are_refused(tmp_path: Path) -> None:
@@ -355,6 +382,6 @@ def test_code_in_use(url: str) -> None:
         await catalog.activate(KEY)
         await catalog.write(functions.publish, KEY, None, None, None)
         await catalog.write(functions.update_code, KEY, None, Code(sha256="bb"), None, publish=False, dry_run=False)
-        return await catalog.read(functions.code_in_use)
+        return await catalog.code_in_use()
 
     assert using(url, work) == {"aa", "bb"}

@@ -53,6 +53,7 @@ def patched(data: bytes, signature: bytes, offset: int, value: bytes) -> bytes:
     return data[:at] + value + data[at + len(value) :]
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_files_directories_links_and_modes(tmp_path: Path) -> None:
     data = make(
         ("./a/b/handler.py", b"code", 0o100600),

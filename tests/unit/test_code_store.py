@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.code import CODE_PATH, GRACE_S, CodeStore
+from dispatcher.code import CODE_PATH, GRACE_S, CodeStore, Collector
 from dispatcher.wire.errors import AwsError
 from tests.services.api import CODE, zip_of
 from workers.contract.archive import Limits
@@ -110,5 +110,9 @@ def test_what_nothing_needs_goes_after_the_grace_period(store: CodeStore, clock:
     os.utime(store.path(fresh), (NOW + 100, NOW + 100))
     assert asyncio.run(store.collect({used})) == 0
     clock.now = NOW + GRACE_S + 1
-    assert asyncio.run(store.collect({used})) == 2
+
+    async def in_use() -> set[str]:
+        return {used}
+
+    assert asyncio.run(Collector(store, in_use).run_once()) == 2
     assert {path.stem for path in files(store)} == {used, fresh}
