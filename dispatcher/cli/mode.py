@@ -73,7 +73,9 @@ def _pings(address: str) -> bool:
         return False
     try:
         connection.request("GET", "/_ping")
-        return connection.getresponse().status == 200
+        response = connection.getresponse()
+        response.read()
+        return response.status == 200
     except (OSError, http.client.HTTPException):
         return False
     finally:
