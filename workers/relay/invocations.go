@@ -129,15 +129,13 @@ func (c *invocations) event(head *eventHead) error {
 
 // data takes a part of the event's body from the worker.
 func (c *invocations) data(payload []byte) error {
-	if int64(len(payload)) > c.remaining {
+	if c.remaining == 0 || int64(len(payload)) > c.remaining {
 		return protocolErrorf("%d bytes of DATA where %d are due", len(payload), c.remaining)
 	}
 	c.remaining -= int64(len(payload))
 	body := c.current.body
-	if len(payload) > 0 {
-		if err := body.push(payload); err != nil {
-			return err
-		}
+	if err := body.push(payload); err != nil {
+		return err
 	}
 	if c.remaining == 0 {
 		body.end(io.EOF)
