@@ -168,11 +168,6 @@ class DispatcherSettings(Shared, frozen=True, kw_only=True):
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     @property
-    def database(self) -> str:
-        """SQLAlchemy's URL of the catalog."""
-        return self.database_url or f"sqlite:///{self.data_dir / 'everwarm.db'}"
-
-    @property
     def loopback(self) -> bool:
         """Whether only this machine can connect."""
         return is_loopback(self.host)
@@ -194,7 +189,9 @@ def read(environ: Environ) -> DispatcherSettings:
     if not (found.loopback or found.credentials or found.insecure):
         why = "other machines could run code here: set EVERWARM_CREDENTIALS=key:secret:account, or say --insecure"
         raise SettingError("EVERWARM_HOST", found.host, why)
-    if found.hot_reload_roots is None:
-        roots = (Path.home(),) if os.geteuid() != 0 and found.loopback else ()
-        found = msgspec.structs.replace(found, hot_reload_roots=roots)
-    return found
+    home = (Path.home(),) if os.geteuid() != 0 and found.loopback else ()
+    return msgspec.structs.replace(
+        found,
+        database_url=found.database_url or f"sqlite:///{found.data_dir / 'everwarm.db'}",
+        hot_reload_roots=home if found.hot_reload_roots is None else found.hot_reload_roots,
+    )

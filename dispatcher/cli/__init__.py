@@ -14,13 +14,14 @@ class Commands(click.Group):
         """Run the command."""
         # The imports cost 0.2 s, which --help need not pay.
         from dispatcher.cli.client import ServerError
+        from dispatcher.cli.part import PartError
         from dispatcher.cli.redis import RedisError
         from dispatcher.cli.up import UpError
         from workers.contract.settings import SettingError
 
         try:
             return super().invoke(ctx)
-        except (SettingError, RedisError, UpError, ServerError) as error:
+        except (SettingError, RedisError, PartError, UpError, ServerError) as error:
             click.echo(f"everwarm: {error}", err=True)
             ctx.exit(2)
 

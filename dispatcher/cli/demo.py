@@ -63,7 +63,7 @@ class Result(NamedTuple):
 
 
 def run(environ: Mapping[str, str]) -> int:
-    """Show everything; 1 when a sample gives a wrong answer. Raises :class:`UpError` when the server does not start."""
+    """Show everything; 1 when a sample was not kept warm. Raises :class:`UpError` when the server does not start."""
     signal.signal(signal.SIGTERM, _interrupt)
     own = {
         name: value for name, value in environ.items() if name in _KEPT or not name.startswith(("EVERWARM_", "LAMBDA_"))
@@ -92,10 +92,10 @@ def run(environ: Mapping[str, str]) -> int:
             console.print()
     console.print(_table(results))
     console.print("\nEverything is stopped, and nothing is left behind.")
-    wrong = [result.sample.title for result in results if result.answer.get("calls") != _WARM_CALLS + 1]
-    if wrong:
-        console.print(f"Wrong answers from: {', '.join(wrong)}", style="bold red")
-    return int(bool(wrong))
+    cold = [result.sample.title for result in results if result.answer["calls"] == 1]
+    if cold:
+        console.print(f"Not kept warm: {', '.join(cold)}", style="bold red")
+    return int(bool(cold))
 
 
 def _interrupt(_number: int, _frame: object) -> NoReturn:

@@ -75,8 +75,8 @@ def _pings(address: str) -> bool:
         connection.request("GET", "/_ping")
         response = connection.getresponse()
         response.read()
-        return response.status == 200
     except (OSError, http.client.HTTPException):
         return False
     finally:
         connection.close()
+    return response.status == 200

@@ -10,6 +10,7 @@ from typing import Any, Final, NoReturn
 
 from dispatcher import settings as dispatcher_settings
 from dispatcher.cli import redis
+from dispatcher.settings import DispatcherSettings
 from workers.contract import log
 from workers.contract import settings as shared
 from workers.contract.settings import SettingError
@@ -22,6 +23,10 @@ INVALID_SETTING: Final = 2
 logger = logging.getLogger(__name__)
 
 
+class PartError(Exception):
+    """The part can't start here; one line for people."""
+
+
 def run_dispatcher(environ: Mapping[str, str]) -> None:
     """Serve until a signal; raises ``SettingError`` and ``RedisError`` before anything listens."""
     settings = dispatcher_settings.read(environ)
@@ -32,9 +37,27 @@ def run_dispatcher(environ: Mapping[str, str]) -> None:
         for line in (*shared.warnings(environ), *found):
             logger.warning(line)
 
-    from dispatcher import serve
+    _serve(settings)
 
-    serve.run(settings)
+
+def _serve(settings: DispatcherSettings) -> None:
+    from dispatcher import serve
+    from dispatcher.catalog.database import CatalogBusy
+    from dispatcher.catalog.migrations import SchemaTooNew
+
+    try:
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        serve.run(settings)
+    except (CatalogBusy, SchemaTooNew) as error:
+        raise PartError(str(error)) from None
+    except OSError as error:
+        raise PartError(f"{error.strerror}: {error.filename or settings.endpoint}") from error
+    except Exception as error:
+        if not type(error).__module__.startswith("sqlalchemy."):
+            raise
+        # Its further lines would show the statement and its parameters.
+        logger.critical("the catalog's database can't be used: %s", str(error).partition("\n")[0])
+        sys.exit(1)
 
 
 def run_worker(environ: Mapping[str, str]) -> NoReturn:

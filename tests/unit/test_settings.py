@@ -162,6 +162,11 @@ def test_secrets_never_show() -> None:
     assert "planted" not in shown
 
 
+def test_the_catalog_is_sqlite_in_the_data_directory_unless_told() -> None:
+    assert dispatcher_settings.read({"EVERWARM_DATA": "/d"}).database_url == "sqlite:////d/everwarm.db"
+    assert dispatcher_settings.read({"EVERWARM_DATABASE_URL": "postgresql://h/d"}).database_url == "postgresql://h/d"
+
+
 def test_sizes() -> None:
     assert dispatcher_settings.read({"EVERWARM_LOGS_MAX": "64M"}).logs_max_bytes == 64 << 20
     assert dispatcher_settings.read({"EVERWARM_LOGS_MAX": "2GB"}).logs_max_bytes == 2 << 30
