@@ -37,6 +37,8 @@ Prepare = Callable[[Version], Awaitable[Failure | None]]
 
 _log: Final = logging.getLogger(__name__)
 _SIGNING_SECRET: Final = "signing_secret"
+#: How often a function that could not be made ready is tried again, and what other dispatchers left is looked for.
+_RETRY_S: Final = 10.0
 
 
 async def _prepare(version: Version) -> Failure | None:
@@ -54,6 +56,7 @@ class Catalog:
         self._prepare = prepare
         self._cache = Cache(SHARED_TTL_S if database.shared else None)
         self._activations: dict[FunctionKey, asyncio.Task[None]] = {}
+        self._upkeep: asyncio.Task[None] | None = None
         self.signing_secret = b""
         """Signs the URLs of code; the same for all dispatchers of one database."""
 
@@ -67,16 +70,26 @@ class Catalog:
         catalog = cls(await Database.open(url), prepare)
         try:
             catalog.signing_secret = bytes.fromhex(await catalog.read(_signing_secret))
-            for key in await catalog.read(functions.unfinished):
-                catalog.activate(key)
+            await catalog.activate_unfinished()
+            catalog._upkeep = asyncio.create_task(catalog._keep_activating(), name="catalog upkeep")
         except BaseException:
             await catalog.close()
             raise
         return catalog
 
+    @property
+    def generation(self) -> int:
+        """Grows with every write of this process; what was read at an older one may have changed."""
+        return self._cache.generation
+
+    @property
+    def shared(self) -> bool:
+        """Whether other dispatchers may write to the same database."""
+        return self._database.shared
+
     async def close(self) -> None:
         """Cancel what is under way in the background, and close the database."""
-        tasks = list(self._activations.values())
+        tasks = [*self._activations.values(), *([self._upkeep] if self._upkeep else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -120,6 +133,20 @@ class Catalog:
         """Hex SHA-256 of every zip that some version needs."""
         return await self.read(functions.code_in_use)
 
+    async def activate_unfinished(self) -> None:
+        """Take up every function that is Pending or InProgress: after a crash, an error, or another dispatcher's end."""
+        for key in await self.read(functions.unfinished):
+            if key not in self._activations:
+                self.activate(key)
+
+    async def _keep_activating(self) -> None:
+        while True:
+            await asyncio.sleep(_RETRY_S)
+            try:
+                await self.activate_unfinished()
+            except AwsError as error:
+                _log.warning("looking for unfinished functions failed: %s", error)
+
     def activate(self, key: FunctionKey) -> asyncio.Task[None]:
         """Make a new or changed function ready in the background; awaiting the task waits for it."""
         before = self._activations.get(key)
@@ -132,7 +159,7 @@ class Catalog:
         if self._activations.get(key) is task:
             del self._activations[key]
         if not task.cancelled() and (error := task.exception()) is not None:
-            # The function stays Pending or InProgress, and is taken up again at the next start.
+            # The function stays Pending or InProgress, and upkeep takes it up again.
             _log.error("%s could not be made ready", key.arn(), exc_info=error)
 
     async def _activate(self, key: FunctionKey, before: "asyncio.Task[None] | None") -> None:

@@ -148,4 +148,5 @@ def list_aliases(
         limit,
         read=lambda row: alias_from(row, key),
         position=lambda alias: [alias.name],
+        kinds=(str,),
     )

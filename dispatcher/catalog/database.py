@@ -14,7 +14,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine, StaticPool, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, InterfaceError, OperationalError
 
 from dispatcher.catalog.migrations import migrate
 from dispatcher.wire.errors import AwsError
@@ -89,6 +89,9 @@ class Database:
                 result = work(connection)
         except (OperationalError, InterfaceError) as error:
             raise AwsError("ServiceException", "The catalog's database does not answer.", status=503) from error
+        except (DataError, UnicodeError) as error:
+            # PostgreSQL has no NUL characters in text, and neither database has halves of surrogate pairs.
+            raise AwsError("InvalidParameterValueException", "The request has text that can't be stored.") from error
         committed()
         return result
 

@@ -279,6 +279,7 @@ def list_versions(connection: Connection, key: FunctionKey, marker: str | None, 
         limit,
         read=lambda row: version_from(row, key),
         position=lambda version: [version.number],
+        kinds=(int,),
     )
 
 
@@ -302,6 +303,7 @@ def list_functions(
         limit,
         read=lambda row: version_from(row, FunctionKey(account, region, row.name)),
         position=lambda version: [version.key.name, version.number],
+        kinds=(str, int),
     )
 
 
@@ -392,7 +394,7 @@ def pending_versions(connection: Connection, key: FunctionKey) -> list[Version]:
 
 
 def finish(connection: Connection, key: FunctionKey, version: Version, failure: Failure | None) -> bool:
-    """End Pending or InProgress; False when code or configuration changed, or went, since ``version`` was read."""
+    """End Pending or InProgress; False when another dispatcher did, or ``version`` changed or went since it was read."""
     columns: dict[str, Any] = {"update_status": "Failed" if failure else "Successful"}
     reason = (failure.code, failure.reason) if failure else (None, None)
     columns["update_reason_code"], columns["update_reason"] = reason
@@ -408,6 +410,7 @@ def finish(connection: Connection, key: FunctionKey, version: Version, failure: 
             versions.c.function_id == function.id,
             versions.c.number == version.number,
             versions.c.fingerprint == version.fingerprint,
+            or_(versions.c.state == "Pending", versions.c.update_status == "InProgress"),
         )
         .values(revision_id=new_revision(), **columns)
         .returning(versions.c.number)

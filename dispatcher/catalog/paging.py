@@ -33,24 +33,35 @@ def page_of(
     limit: int | None,
     *,
     read: Callable[[Row[Any]], T],
-    position: Callable[[T], list[Any]],
+    position: Callable[[T], list[str | int]],
+    kinds: tuple[type, ...],
 ) -> Page[T]:
-    """The items of an ordered query after ``marker``. ``position`` is what identifies an item in that order."""
+    """The items of an ordered query after ``marker``.
+
+    ``position`` is what identifies an item in that order, and ``kinds`` its types: markers come from outside.
+    """
     size = min(limit or MAX_PAGE, MAX_PAGE)
     if marker:
-        query = query.where(_after(after, marker))
+        query = query.where(after(_decode(marker, kinds)))
     rows = connection.execute(query.limit(size + 1)).all()
     items = [read(row) for row in rows[:size]]
     return Page(items, _encode(position(items[-1])) if len(rows) > size else None)
 
 
-def _after(after: Callable[[list[Any]], ColumnElement[bool]], marker: str) -> ColumnElement[bool]:
+def _decode(marker: str, kinds: tuple[type, ...]) -> list[Any]:
     try:
         start = msgspec.json.decode(base64.urlsafe_b64decode(marker), type=list[str | int])
-        return after(start)
-    except (msgspec.DecodeError, binascii.Error, ValueError, IndexError):
-        raise AwsError("InvalidParameterValueException", "Invalid Marker") from None
+    except (msgspec.DecodeError, binascii.Error, ValueError):
+        start = []
+    if [type(part) for part in start] != list(kinds) or not all(map(_fits, start)):
+        raise AwsError("InvalidParameterValueException", "Invalid Marker")
+    return start
 
 
-def _encode(position: list[Any]) -> str:
+def _fits(part: str | int) -> bool:
+    """Whether both databases can compare it."""
+    return "\0" not in part if isinstance(part, str) else 0 <= part < 2**31
+
+
+def _encode(position: list[str | int]) -> str:
     return base64.urlsafe_b64encode(msgspec.json.encode(position)).decode()

@@ -44,6 +44,7 @@ _RESERVED: Final = frozenset(
         "LAMBDA_TASK_ROOT",
     }
 )
+_NOT_BUILT: Final = ("CapacityProviderConfig", "TenancyConfig", "DurableConfig", "AcceleratorConfig", "PublishTo")
 #: Members of an answer that lists leave out.
 _NOT_LISTED: Final = (
     "State",
@@ -79,8 +80,22 @@ def new_config(request: Mapping[str, Any], name: str, settings: DispatcherSettin
     return config
 
 
+def refuse_unknown(request: Mapping[str, Any]) -> None:
+    """What would change how a function runs, and is not built, is refused rather than ignored."""
+    for member in _NOT_BUILT:
+        if request.get(member):
+            raise _invalid(f"Everwarm does not have {member} yet.")
+    if arn := request.get("CodeSigningConfigArn"):
+        raise AwsError(
+            "CodeSigningConfigNotFoundException",
+            "The code signing configuration cannot be found. "
+            f"Check that the provided configuration is not deleted: {arn}.",
+        )
+
+
 def changed_config(config: Config, request: Mapping[str, Any], settings: DispatcherSettings) -> Config:
     """``config`` with what the request sets; members that the request leaves out stay."""
+    refuse_unknown(request)
     _check_limits(request)
     result = dict(config)
     for member, apply in _CHANGES.items():

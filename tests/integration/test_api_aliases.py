@@ -95,6 +95,13 @@ def test_names(two: Functions) -> None:
         )
 
 
+def test_text_that_a_database_cannot_hold_is_no_traceback(two: Functions) -> None:
+    try:
+        create(two, Description="a\0b")
+    except two.client.exceptions.InvalidParameterValueException:
+        assert two.client.list_aliases(FunctionName="fn")["Aliases"] == []
+
+
 def test_missing(two: Functions) -> None:
     error = two.refused("get_alias", FunctionName="fn", Name="none")
     assert error == ("ResourceNotFoundException", 404, f"Cannot find alias arn: {two.arn('fn', 'none')}")

@@ -148,6 +148,12 @@ _LONG = "a" * 65
             "AccessDeniedException",
             "is not authorized to perform: lambda:CreateFunction",
         ),
+        ({"DurableConfig": {"ExecutionTimeout": 9}}, "InvalidParameterValueException", "does not have DurableConfig yet"),
+        (
+            {"CodeSigningConfigArn": "arn:aws:lambda:eu-central-1:111111111111:code-signing-config:csc-12345678901234567"},
+            "CodeSigningConfigNotFoundException",
+            "The code signing configuration cannot be found.",
+        ),
         ({"PackageType": "Image"}, "InvalidParameterValueException", "container images"),
     ],
 )  # fmt: skip
@@ -293,7 +299,15 @@ def test_list_pages(api: Functions) -> None:
     pages = paginator.paginate(PaginationConfig={"PageSize": 2})
     assert [found["FunctionName"] for page in pages for found in page["Functions"]] == names[:2] + names[3:]
     assert "NextMarker" not in api.client.list_functions()
-    assert api.refused("list_functions", Marker="what")[0] == "InvalidParameterValueException"
+    for marker in (
+        "what",
+        "WzFd",
+        "WyJhIl0=",
+        "WyJhIiwgIjEiXQ==",
+        "WyJhIiwgOTk5OTk5OTk5OTk5OV0=",
+        "WyJhXHUwMDAwIiwgMV0=",
+    ):
+        assert api.refused("list_functions", Marker=marker)[2] == "Invalid Marker"
 
 
 def test_list_is_at_most_50_long(api: Functions) -> None:

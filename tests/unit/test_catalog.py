@@ -218,6 +218,30 @@ def test_what_was_answered_survives_kill_9(tmp_path: Path) -> None:
     assert using(f"sqlite:///{path}", state) == "Active"
 
 
+def test_an_error_while_a_function_becomes_ready_is_not_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dispatcher.catalog._RETRY_S", 0.01)
+    tries: list[str] = []
+    ready = asyncio.Event()
+
+    async def prepare(version: Version) -> Failure | None:
+        tries.append(version.name)
+        if len(tries) < 3:
+            raise AwsError("ServiceException", "not now", status=503)
+        ready.set()
+        return None
+
+    async def work(catalog: Catalog) -> None:
+        await catalog.write(functions.create, KEY, draft())
+        await asyncio.wait_for(ready.wait(), 10)
+        await asyncio.gather(*catalog._activations.values())
+        assert (await catalog.resolve(*KEY)).state == "Active"
+
+    using(f"sqlite:///{tmp_path / 'everwarm.db'}", work, prepare=prepare)
+    assert tries == ["$LATEST"] * 3
+
+
 def test_while_a_function_is_not_ready_changes_are_refused(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'everwarm.db'}"
     gate = asyncio.Event()

@@ -168,6 +168,21 @@ def test_bombs(tmp_path: Path) -> None:
         check_zip(io.BytesIO(make(*((str(n), b"", 0) for n in range(4)))), Limits(entries=3))
 
 
+def test_entries_are_counted_before_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_arguments: object) -> None:
+        raise AssertionError("the directory was read")
+
+    data = make(*((str(n), b"", 0) for n in range(5)))
+    source = tmp_path / "with-comment.zip"
+    source.write_bytes(data)
+    with zipfile.ZipFile(source, "a") as archive:
+        archive.comment = b"c" * 1000
+    assert check_zip(source, Limits(entries=5)).entries == 5
+    monkeypatch.setattr(zipfile.ZipFile, "_RealGetContents", fail)
+    with pytest.raises(ArchiveTooLarge):
+        check_zip(source, Limits(entries=4))
+
+
 def ticking() -> Callable[[], float]:
     ticks: Iterator[int] = iter(range(1_000_000))
     return lambda: float(next(ticks))

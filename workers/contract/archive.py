@@ -25,6 +25,9 @@ _CHUNK: Final = 1 << 18
 _MAX_LINK_BYTES: Final = 4096
 _MAX_NAME_BYTES: Final = 4096
 _ENCRYPTED: Final = 0x1
+_ZIP64_END: Final = b"PK\x06\x06"
+#: Length of zip64's own end record and its locator, which stand before the plain end record.
+_ZIP64_END_BYTES: Final = 56 + 20
 _UNIX: Final = 3
 _METHODS: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 #: What ``zipfile`` raises for data that is damaged or that it cannot read; gathered here so that callers see one tree.
@@ -112,6 +115,7 @@ def check_zip(
     limits = limits or Limits()
     budget = _Budget(limits, clock)
     try:
+        _check_directory(source, limits)
         with zipfile.ZipFile(source) as archive:
             entries = _entries(archive, limits, budget)
             for entry in entries:
@@ -139,6 +143,7 @@ def extract_zip(
     if any(target.iterdir()):
         raise FileExistsError(f"{target} is not empty")
     try:
+        _check_directory(source, limits)
         with zipfile.ZipFile(source) as archive:
             entries = _entries(archive, limits, budget)
             _write_all(archive, entries, target, budget)
@@ -198,6 +203,24 @@ def _content(archive: zipfile.ZipFile, entry: _Entry, budget: _Budget) -> Iterat
         while chunk := data.read(_CHUNK):
             budget.spend(len(chunk))
             yield chunk
+
+
+def _check_directory(source: Path | IO[bytes], limits: Limits) -> None:
+    """Count the entries before ``zipfile`` makes an object of 600 bytes of each; a zip of 50 MB has room for a million."""
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            _check_directory(file, limits)
+        return
+    # Private, and there since Python 2.6: finds the directory, zip64 and trailing comments included.
+    end = zipfile._EndRecData(source)  # type: ignore[attr-defined]
+    if end is None:
+        raise NotAnArchive("there is no directory of entries")
+    size, position = end[5], end[9] - end[5]
+    source.seek(max(position - (_ZIP64_END_BYTES if end[0] == _ZIP64_END else 0), 0))
+    count = source.read(size).count(b"PK\x01\x02")
+    source.seek(0)
+    if count > limits.entries:
+        raise ArchiveTooLarge(f"the zip holds {count} entries; at most {limits.entries} are allowed")
 
 
 def _entries(archive: zipfile.ZipFile, limits: Limits, budget: _Budget) -> list[_Entry]:
