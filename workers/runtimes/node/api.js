@@ -38,11 +38,13 @@ class Api {
     send();
   }
 
-  // Begin a request whose body is written to the socket by the caller, in chunks of its own framing.
+  // Begin a request whose body is written to the socket by the caller, in chunks of its own framing. The socket does
+  // not hold the event loop until the caller says so, since the function is still running.
   begin(path, headers, then) {
     const socket = this.open();
     this.answer = new Answer(then);
     socket.write(this.head('POST', path, headers, -1), 'latin1');
+    socket.unref();
     return socket;
   }
 

@@ -23,6 +23,8 @@ class Runtime {
     this.api = api;
     this.requestId = undefined;
     this.whenIdle = null; // called when the event loop has run empty
+    this.waiting = false; // for the next event
+    this.stream = null; // of the invocation that runs
     process.on('uncaughtException', (error) => {
       if (error instanceof ApiGone) {
         process.stderr.write(`${error.message}\n`);
@@ -44,9 +46,16 @@ class Runtime {
   // Report an error that no handler can answer for, then end.
   die(title, error, status) {
     logs.logError(title, error);
-    const path = this.requestId === undefined ? '/init/error' : `/invocation/${this.requestId}/error`;
+    const exit = () => process.exit(status);
     this.whenIdle = null;
-    this.postError(path, error, () => process.exit(status));
+    if (this.waiting) exit(); // there is no invocation that it could be the error of
+    else if (this.stream && !this.stream.writableEnded) this.stream.fail(error, exit);
+    else if (this.api.answer) this.api.answer.then = exit; // a report is under way, and the first one counts
+    else this.postError(this.requestId === undefined ? '/init/error' : this.path('error'), error, exit);
+  }
+
+  path(ending) {
+    return `/invocation/${this.requestId}/${ending}`;
   }
 
   postError(path, error, then) {
@@ -58,8 +67,7 @@ class Runtime {
 
   postResult(result, then) {
     const body = Buffer.from(errors.stringify(result));
-    const path = `/invocation/${this.requestId}/response`;
-    this.api.request('POST', path, { 'Content-Type': 'application/json' }, body, (status) => {
+    this.api.request('POST', this.path('response'), { 'Content-Type': 'application/json' }, body, (status) => {
       if (status !== 202) {
         console.error(`LAMBDA_RUNTIME Failed to post handler success response. Http response code: ${status}.`);
       }
@@ -71,8 +79,11 @@ class Runtime {
     const handle = isStreaming(handler) ? this.handleStreaming : this.handleOnce;
     const next = () => {
       this.whenIdle = null;
+      this.stream = null;
+      this.waiting = true;
       this.api.request('GET', '/invocation/next', {}, null, (status, headers, body) => {
         if (status !== 200) throw new ApiGone(`no next invocation: HTTP status ${status}`);
+        this.waiting = false;
         this.begin(headers);
         handle.call(this, handler, headers, body, () => soon(next));
       });
@@ -107,7 +118,8 @@ class Runtime {
   async handleStreaming(handler, headers, body, next) {
     const { ResponseStream } = require('./stream.js');
     const context = { callbackWaitsForEmptyEventLoop: true };
-    const stream = new ResponseStream(this.api, `/invocation/${this.requestId}/response`);
+    const stream = new ResponseStream(this.api, this.path('response'));
+    this.stream = stream;
     const finish = () => {
       if (context.callbackWaitsForEmptyEventLoop) this.whenIdle = next;
       else next();
@@ -156,7 +168,7 @@ class Call {
     };
     const fail = (error) => {
       logs.logError('Invoke Error', error);
-      runtime.postError(`/invocation/${runtime.requestId}/error`, error, next);
+      runtime.postError(runtime.path('error'), error, next);
     };
     const isError = (error) => error !== undefined && error !== null;
     const done = (error, result) => {

@@ -72,6 +72,7 @@ class ResponseStream extends Writable {
 
   _final(done) {
     if (!this._socket) this._begin();
+    this._socket.ref();
     this._socket.write(`0\r\n${this._trailers}\r\n`, done);
   }
 }
