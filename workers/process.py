@@ -2,7 +2,7 @@
 
 The relay gets an empty environment, a session of its own and no descriptor but its pipes (stderr, for diagnostics, is
 the worker's). It ends, and its process tree with it, when its stdin is closed: by :meth:`RelayProcess.close`, or by the
-worker's death.
+worker's death. Only a relay that is itself killed can't do that; then what it leaves is killed here.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import platform
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,8 @@ from workers.frames import Buffer
 from workers.link import ApiRequest, End, Link
 
 RELAY_DIRECTORY: Final = Path(__file__).parent / "relay" / "bin"
+_SWEEPS: Final = 20
+"""How often to look for orphans: each time finds what the last one's victims had started meanwhile."""
 _ARCHITECTURES: Final = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
 
 
@@ -32,6 +35,27 @@ def relay_path() -> Path:
     if not path.is_file():
         raise RelayMissing(f"{path} is missing; in a source tree `python -m workers.relay.build` builds it")
     return path
+
+
+def _kill_orphans(runtime_api: str) -> None:
+    """Kill processes that were started under a relay, which is dead: no live one has its address in the environment."""
+    marker = f"\0AWS_LAMBDA_RUNTIME_API={runtime_api}\0".encode()
+    for _ in range(_SWEEPS if runtime_api else 0):
+        found = [int(e.name) for e in os.scandir("/proc") if e.name.isdigit() and marker in _environment(e.path)]
+        for pid in found:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        if not found:
+            return
+
+
+def _environment(process: str) -> bytes:
+    """The environment a process was started with; empty for one that is gone, a zombie, or another user's."""
+    try:
+        with Path(process, "environ").open("rb") as file:
+            return b"\0" + file.read()
+    except OSError:
+        return b""
 
 
 class _Output(asyncio.Protocol):
@@ -124,7 +148,10 @@ class RelayProcess:
         def reap() -> None:
             self._loop.remove_reader(watched)
             os.close(watched)
-            self.gone.set_result(self._process.wait())
+            status = self._process.wait()
+            if status < 0:
+                _kill_orphans(self.link.runtime_api)
+            self.gone.set_result(status)
 
         self._loop.add_reader(watched, reap)
 

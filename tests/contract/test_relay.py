@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -142,6 +143,27 @@ while True:
     assert response(environment.started and environment.invoke()).payload == b'"here"'
     environment.kill()
     assert environment.exited().signal == signal.SIGKILL
+
+
+def test_output_waits_while_nobody_reads(environments: Environments) -> None:
+    environment = environments.start(
+        program("""
+while True:
+    request_id, _, _ = next_event()
+    os.write(1, b"x" * 3_000_000)
+    respond(request_id, b"1")
+""")
+    )
+    assert isinstance(environment.started, Started)
+    environment.pause_reading()
+    answer = environment.send()
+    (runtime,) = environment.tree()
+    wait_until("the runtime is stuck", lambda: "pipe" in Path(f"/proc/{runtime.pid}/wchan").read_text())
+    assert not answer.done()
+    assert environment.logs == b""
+    environment.resume_reading()
+    assert response(answer.result(20)).payload == b"1"
+    assert len(environment.logs) == 3_000_000
 
 
 def test_errors_keep_every_byte(environments: Environments) -> None:
@@ -424,9 +446,13 @@ def test_a_runtimes_exit_takes_its_children_along(environments: Environments) ->
     assert not [process for process in tree if processes.alive(process)]
 
 
-def test_a_fork_storm_can_be_killed(environments: Environments) -> None:
+@pytest.mark.parametrize("uid", [None, UID], ids=["own user", "user of its own"])
+def test_a_fork_storm_can_be_killed(environments: Environments, uid: int | None) -> None:
+    if uid is not None and os.geteuid() != 0:
+        pytest.skip("needs user ids of its own")
     environment = environments.start(
-        program("""
+        program(
+            """
 request_id, _, _ = next_event()
 for _ in range(4):
     if os.fork() == 0:
@@ -436,7 +462,11 @@ for _ in range(4):
             else:
                 os._exit(0)
 time.sleep(600)
-""")
+""",
+            public_python(),
+        ),
+        uid=uid,
+        gid=uid,
     )
     assert isinstance(environment.started, Started)
     environment.send()
@@ -575,6 +605,14 @@ def test_kill_minus_nine_of_the_worker_leaves_nothing(tmp_path: Path) -> None:
     processes.wait_until_gone(tree)
 
 
+def test_kill_minus_nine_of_the_relay_leaves_nothing(environments: Environments) -> None:
+    environment, tree = unruly(environments)
+    os.kill(environment.relay_pid, signal.SIGKILL)
+    assert isinstance(environment.end(), LinkBroken)
+    assert environment.relay_status() == -signal.SIGKILL
+    processes.wait_until_gone(tree)
+
+
 # What the runtime's process is given
 
 SELF_PORTRAIT = """
@@ -584,6 +622,7 @@ mask = os.umask(0)
 portrait = {
     "fds": sorted(os.readlink(f"/proc/self/fd/{n}").split(":")[0] for n in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{n}")),
     "files": resource.getrlimit(resource.RLIMIT_NOFILE),
+    "processes": resource.getrlimit(resource.RLIMIT_NPROC),
     "core": resource.getrlimit(resource.RLIMIT_CORE),
     "umask": mask,
     "no_new_privs": status["NoNewPrivs"],
@@ -605,6 +644,7 @@ def test_what_the_runtime_inherits(environments: Environments) -> None:
         program(SELF_PORTRAIT), env={"A": "b", "LC_CTYPE": "C.UTF-8"}, api_env=["AWS_ENDPOINT_URL_LAMBDA"]
     )
     found = json.loads(response(environment.started and environment.invoke()).payload)
+    assert tuple(found.pop("processes")) == resource.getrlimit(resource.RLIMIT_NPROC)
     assert found == {
         "fds": ["/dev/null", "pipe", "pipe"],
         "files": [1024, 1024],
@@ -626,6 +666,7 @@ def test_an_identity_of_its_own(environments: Environments) -> None:
     environment = environments.start(program(SELF_PORTRAIT, public_python()), uid=UID, gid=UID)
     found = json.loads(response(environment.started and environment.invoke()).payload)
     assert found["ids"] == [UID, UID, UID, UID, []]
+    assert found["processes"] == [1024, 1024]
 
 
 @pytest.mark.needs_root

@@ -145,6 +145,12 @@ class Environment:
     def close_input(self) -> None:
         self.call(self._relay.close_input)
 
+    def pause_reading(self) -> None:
+        self.call(self._relay.pause_reading)
+
+    def resume_reading(self) -> None:
+        self.call(self._relay.resume_reading)
+
     def write(self, data: bytes) -> None:
         self.call(self._relay.write, [data])
 

@@ -16,6 +16,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"syscall"
 )
 
@@ -24,7 +25,7 @@ const (
 	exitProtocol = 3
 
 	flagSupervise = "--supervise" // the second stage; its argument is what became of --private-tmp
-	flagKillUID   = "--kill-uid"  // signal all that this uid may signal
+	flagKillUID   = "--kill-uid"  // kill all that this uid may kill; its argument is that uid, so nobody does it by accident
 
 	killEverything = -1
 )
@@ -36,7 +37,7 @@ func init() { runtime.LockOSThread() }
 
 func main() {
 	args := os.Args[1:]
-	if len(args) == 1 && args[0] == flagKillUID {
+	if len(args) == 2 && args[0] == flagKillUID && args[1] == strconv.Itoa(os.Getuid()) {
 		_ = syscall.Kill(killEverything, syscall.SIGKILL)
 		return
 	}

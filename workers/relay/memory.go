@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -72,8 +73,9 @@ func (m *memoryGauge) mark() int64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.status != nil {
-		n, _ := m.status.ReadAt(m.buf[:], 0)
-		if _, rest, ok := bytes.Cut(m.buf[:n], []byte("\nVmHWM:")); ok {
+		// Not ReadAt, which asks a second time for what is not there.
+		n, _ := syscall.Pread(int(m.status.Fd()), m.buf[:], 0)
+		if _, rest, ok := bytes.Cut(m.buf[:max(n, 0)], []byte("\nVmHWM:")); ok {
 			line, _, _ := bytes.Cut(rest, []byte("\n"))
 			m.raise(firstNumber(string(line)))
 		}

@@ -100,7 +100,7 @@ func (t *tree) killUID() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	id := uint32(t.ownUID)
-	_, _ = syscall.ForkExec("/proc/self/exe", []string{"everwarm-relay", flagKillUID}, &syscall.ProcAttr{
+	_, _ = syscall.ForkExec("/proc/self/exe", []string{"everwarm-relay", flagKillUID, strconv.Itoa(t.ownUID)}, &syscall.ProcAttr{
 		Sys: &syscall.SysProcAttr{Setsid: true, Credential: &syscall.Credential{Uid: id, Gid: id}},
 	})
 }
