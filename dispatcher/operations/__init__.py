@@ -28,6 +28,8 @@ class Services:
     queue: "Queue"
     admission: "Admission"
     settings: "DispatcherSettings"
+    default_mode: str = "local"
+    """Where functions run that have no tag ``everwarm:mode``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ class HeldInMemory(virtual.QoS):
 
     restore_at_shutdown = False
 
-    def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - kombu's signature
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Put back on request, like kombu's own; nothing else needs to know."""
         if requeue:
             self.channel._restore_at_beginning(self._delivered[delivery_tag])

@@ -119,6 +119,13 @@ class _Head(msgspec.Struct):
     v: int
 
 
+class _RawBatch(msgspec.Struct, frozen=True):
+    v: int
+    spec: msgspec.Raw
+    code_url: str
+    invocations: list[Invocation]
+
+
 encode = msgspec.msgpack.Encoder().encode
 _head = msgspec.msgpack.Decoder(_Head)
 _batch = msgspec.msgpack.Decoder(Batch)
@@ -129,6 +136,11 @@ def _check_version(data: bytes) -> None:
     found = _head.decode(data).v
     if found not in (VERSION - 1, VERSION):
         raise VersionMismatch(found)
+
+
+def encode_batch(v: int, spec: bytes, code_url: str, invocations: list[Invocation]) -> bytes:
+    """A :class:`Batch` whose FunctionSpec is encoded already: it is the same for every call of a revision."""
+    return encode(_RawBatch(v, msgspec.Raw(spec), code_url, invocations))
 
 
 def decode_batch(data: bytes) -> Batch:

@@ -1,0 +1,96 @@
+"""Invoke: from a request to an invocation on the queue, and from its outcome to AWS's answer."""
+
+import base64
+import binascii
+import json
+import secrets
+import time
+from typing import Any, Final
+
+from dispatcher.catalog.resolving import Target
+from dispatcher.operations import Call, operation
+from dispatcher.operations.naming import qualified
+from dispatcher.wire.errors import AwsError
+from dispatcher.wire.parse import check_json
+from workers.contract.messages import Invocation, Outcome
+
+#: Bytes of the base64 text, as AWS's documentation of ClientContext has it.
+_CLIENT_CONTEXT_BYTES: Final = 3583
+
+
+@operation("Invoke")
+async def invoke(call: Call, request: dict[str, Any]) -> dict[str, Any]:
+    """Run a function and answer with what it returned; DryRun only checks that it could."""
+    kind = request.get("InvocationType", "RequestResponse")
+    key, qualifier = qualified(call, "InvokeFunction", request)
+    services = call.services
+    target = await services.catalog.resolve(key.account, key.region, key.name, qualifier)
+    payload: bytes = request.get("Payload", b"")
+    check_json(payload)
+    client_context = _client_context(request.get("ClientContext"))
+    if kind == "DryRun":
+        return {"StatusCode": 204}
+    if kind == "Event":
+        raise AwsError("NotImplemented", "Everwarm does not have Invoke with InvocationType Event yet.")
+    if target.state != "Active":
+        raise AwsError(
+            "ResourceConflictException",
+            "The operation cannot be performed at this time. "
+            f"The function is currently in the following state: {target.state}",
+        )
+    outcome = await services.queue.call(
+        target,
+        await services.admission.slot(target),
+        target.mode or services.default_mode,
+        Invocation(
+            request_id=call.request_id,
+            lane="sync",
+            invoked_arn=target.invoked_arn,
+            payload=payload or b"{}",
+            claim_by_ms=0,
+            reply_to="",
+            trace_id=call.trace_id or _new_trace(),
+            client_context=client_context,
+        ),
+        _code_url(call, target),
+    )
+    return _answer(outcome, tail=request.get("LogType") == "Tail")
+
+
+def _code_url(call: Call, target: Target) -> str:
+    return call.services.code.signed_path(target.code_sha256) if target.code_sha256 else ""
+
+
+def _answer(outcome: Outcome, *, tail: bool) -> dict[str, Any]:
+    if outcome.kind == "system_error":
+        raise AwsError(outcome.error_type, outcome.message)
+    return {
+        "StatusCode": 200,
+        "ExecutedVersion": outcome.version,
+        "FunctionError": "Unhandled" if outcome.kind == "function_error" else None,
+        "LogResult": base64.b64encode(outcome.log_tail).decode() if tail else None,
+        "Payload": outcome.payload,
+    }
+
+
+def _client_context(text: str | None) -> str:
+    """The JSON document in it, which only its runtime reads."""
+    if not text:
+        return ""
+    if len(text) > _CLIENT_CONTEXT_BYTES:
+        raise AwsError(
+            "InvalidRequestContentException", f"Client context must be no more than {_CLIENT_CONTEXT_BYTES} bytes"
+        )
+    try:
+        document = base64.b64decode(text, validate=True).decode()
+        json.loads(document)
+    except (binascii.Error, ValueError):
+        raise AwsError(
+            "InvalidRequestContentException", "Client context must be a valid Base64-encoded JSON object."
+        ) from None
+    # It becomes an HTTP header in the runtime API.
+    return document if document.isascii() and "\n" not in document else json.dumps(json.loads(document))
+
+
+def _new_trace() -> str:
+    return f"Root=1-{int(time.time()):08x}-{secrets.token_hex(12)};Parent={secrets.token_hex(8)};Sampled=0"

@@ -1,0 +1,328 @@
+"""The synchronous path: publish an invocation, and wait for its outcome on this dispatcher's own reply list.
+
+Three upkeep tasks beside it: one reads replies, one keeps the list of living workers, one looks after calls that
+wait for long. The last one knows three ends other than an outcome: nobody claimed the call in time (it is voided, 429),
+the worker that had claimed it died, and Redis was lost with the message (voided, both 5xx).
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import redis.asyncio
+from redis import RedisError
+
+from dispatcher.admission import ACCOUNT_EXCEEDED, Slot
+from dispatcher.catalog.resolving import Target
+from dispatcher.wire.errors import AwsError
+from workers.contract import keys, scripts
+from workers.contract.broker import envelope, queue
+from workers.contract.messages import (
+    INLINE_PAYLOAD_BYTES,
+    VERSION,
+    Invocation,
+    Outcome,
+    VersionMismatch,
+    decode_outcome,
+    encode_batch,
+)
+
+_TIMEOUT_S: Final = 2.0
+_TICK_S: Final = 0.5
+#: Longest that a claimed call may take beside its function's timeout: two initialisations and the start of a container.
+_START_SLACK_MS: Final = 60_000
+_AFTERLIFE_MS: Final = 60_000
+#: A worker's heartbeat lasts 5 s; in this time after a loss of Redis every living one has registered again.
+_REJOIN_S: Final = 3.0
+_MANY_REPLIES: Final = 100
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Call:
+    """A call that waits for its outcome."""
+
+    invocation: Invocation
+    target: Target
+    slot: Slot
+    future: "asyncio.Future[Outcome]"
+    published: float
+    """Monotonic."""
+
+
+class Queue:
+    """One dispatcher's way to the workers and back."""
+
+    def __init__(self, redis_url: str, *, queue_wait_s: float, function_secret: bytes) -> None:
+        self.name = secrets.token_hex(8)
+        self._queue_wait_s = queue_wait_s
+        self._secret = function_secret
+        self._redis = _client(redis_url)
+        self._reader = _client(redis_url)
+        self._reply_to = keys.replies(self.name)
+        self._calls: dict[str, _Call] = {}
+        self._workers: dict[str, dict[str, str]] = {}
+        self._modes: frozenset[str] = frozenset()
+        self._epoch: str | None = None
+        self._lost_at = 0.0
+        """Monotonic time at which Redis was last found to have been lost."""
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Look for workers once, then go on in the background."""
+        with contextlib.suppress(RedisError, OSError):
+            await self._look()
+        self._tasks = [
+            asyncio.create_task(self._forever(self._read_replies, 0.0), name="replies"),
+            asyncio.create_task(self._forever(self._tick, _TICK_S), name="workers"),
+        ]
+
+    async def close(self) -> None:
+        """Stop; calls that still wait are answered as interrupted."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for call in list(self._calls.values()):
+            _fail(call, AwsError("ServiceException", "The server is stopping.", status=503))
+        await self._redis.aclose()
+        await self._reader.aclose()
+
+    # Calls
+
+    @property
+    def modes(self) -> frozenset[str]:
+        """The modes that a living worker serves."""
+        return self._modes
+
+    @property
+    def workers(self) -> dict[str, dict[str, str]]:
+        """Living workers and what they say of themselves."""
+        return self._workers
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for an outcome."""
+        return len(self._calls)
+
+    async def call(self, target: Target, slot: Slot, mode: str, invocation: Invocation, code_url: str) -> Outcome:
+        """Run it and answer how it ended. ``invocation`` comes without ``claim_by_ms`` and ``reply_to``, which are set here.
+
+        Raises ``TooManyRequestsException`` when the slot has no room or no worker began in time, and ``ServiceException``
+        when no worker serves the mode, Redis is gone, or the worker died.
+        """
+        if mode not in self._modes:
+            raise _unavailable(f"No living worker serves mode {mode}.")
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        call = _Call(invocation, target, slot, future, time.monotonic())
+        self._calls[invocation.request_id] = call
+        try:
+            await self._publish(call, mode, code_url)
+            return await future
+        finally:
+            self._calls.pop(invocation.request_id, None)
+
+    async def _publish(self, call: _Call, mode: str, code_url: str) -> None:
+        invocation, spec = call.invocation, call.target.spec
+        wait_ms = int(self._queue_wait_s * 1000)
+        payload = invocation.payload
+        separate = len(payload) > INLINE_PAYLOAD_BYTES
+        sent = Invocation(
+            request_id=invocation.request_id,
+            attempt=invocation.attempt,
+            lane=invocation.lane,
+            invoked_arn=invocation.invoked_arn,
+            payload=b"" if separate else payload,
+            payload_key=keys.payload(invocation.request_id) if separate else "",
+            claim_by_ms=int(time.time() * 1000) + wait_ms,
+            reply_to=self._reply_to,
+            trace_id=invocation.trace_id,
+            client_context=invocation.client_context,
+            cognito_identity=invocation.cognito_identity,
+        )
+        call.invocation = sent
+        name = queue(mode, invocation.lane)
+        message = envelope(encode_batch(VERSION, call.target.spec_raw, code_url, [sent]), name)
+        held_ms = wait_ms + spec.timeout_s * 1000 + _START_SLACK_MS
+        try:
+            word = await self._run(
+                "enqueue",
+                [call.slot.key, name, keys.payload(invocation.request_id)],
+                [
+                    call.slot.limit, _member(sent), held_ms, message,
+                    payload if separate else b"", wait_ms + _AFTERLIFE_MS,
+                ],
+            )  # fmt: skip
+        except (RedisError, OSError) as error:
+            log.warning("call refused: Redis is gone", extra={"error": str(error)})
+            raise _unavailable("The queue can't be reached.") from error
+        if word == b"throttled":
+            raise _throttled(call.slot.reason)
+
+    async def _run(self, name: str, names: Sequence[str], arguments: Sequence[Any]) -> Any:
+        script = scripts.load(name)
+        try:
+            return await self._redis.evalsha(script.sha, len(names), *names, *arguments)
+        except redis.exceptions.NoScriptError:
+            return await self._redis.eval(script.source, len(names), *names, *arguments)
+
+    # Replies
+
+    async def _read_replies(self) -> None:
+        found = await _result(self._reader.blpop([self._reply_to], timeout=1))
+        if found is None:
+            return
+        self._resolve(found[1])
+        # Under load the others come along in one more round trip.
+        if len(self._calls) > 1:
+            for data in await _result(self._reader.lpop(self._reply_to, _MANY_REPLIES)) or ():
+                self._resolve(data)
+
+    def _resolve(self, data: bytes) -> None:
+        try:
+            outcome = decode_outcome(data)
+        except (VersionMismatch, ValueError) as error:
+            log.error("a reply can't be read: %s", error)
+            return
+        call = self._calls.get(outcome.request_id)
+        if call is not None and not call.future.done():
+            call.future.set_result(outcome)
+
+    # Upkeep
+
+    async def _forever(self, step: Any, pause_s: float) -> None:
+        """Run ``step`` again and again; while Redis is gone, five times a second."""
+        while True:
+            try:
+                await step()
+                pause = pause_s
+            except (RedisError, OSError) as error:
+                if self._modes:
+                    log.warning("Redis is gone; waiting for it", extra={"error": str(error)})
+                self._modes = frozenset()
+                pause = 0.2
+            if pause:
+                await asyncio.sleep(pause)
+
+    async def _tick(self) -> None:
+        await self._look()
+        await self._look_after_calls()
+
+    async def _look(self) -> None:
+        """Who lives, and whether Redis is still the one it was."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.zrange(keys.WORKERS, 0, -1)
+            pipe.get(keys.EPOCH)
+            pipe.set(keys.SECRET, self._secret)
+            names, epoch, _ = await pipe.execute()
+            for name in names:
+                pipe.hgetall(keys.worker(name.decode()))
+            found = await pipe.execute()
+        self._workers = {
+            name.decode(): {field.decode(): value.decode() for field, value in fields.items()}
+            for name, fields in zip(names, found, strict=True)
+            if fields
+        }
+        self._modes = frozenset(worker["mode"] for worker in self._workers.values())
+        word = epoch.decode() if epoch else None
+        if self._epoch is not None and word != self._epoch and word is not None:
+            log.warning("Redis was lost", extra={"calls": len(self._calls)})
+            self._lost_at = time.monotonic()
+        if word is not None:
+            self._epoch = word
+
+    async def _look_after_calls(self) -> None:
+        now = time.monotonic()
+        old = [call for call in self._calls.values() if now - call.published > 1.0 and not call.future.done()]
+        if not old:
+            return
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for call in old:
+                pipe.hmget(keys.invocation(call.invocation.request_id), "state", "worker")
+            records = await pipe.execute()
+        for call, (state, worker) in zip(old, records, strict=True):
+            await self._look_after(call, now, (state or b"").decode(), (worker or b"").decode())
+
+    async def _look_after(self, call: _Call, now: float, state: str, worker: str) -> None:
+        if state in ("run", "held"):
+            if worker not in self._workers and not await _result(self._redis.exists(keys.worker(worker))):
+                await self._give_up(call, _unavailable("The worker that ran the invocation died.", status=500))
+            return
+        lost = call.published < self._lost_at and now - self._lost_at > _REJOIN_S
+        if state == "" and (lost or now - call.published > self._queue_wait_s):
+            word = await self._run(
+                "claim",
+                [keys.invocation(call.invocation.request_id)],
+                ["void", call.invocation.attempt, self.name, "", 0, _AFTERLIFE_MS],
+            )
+            if word == b"void":
+                error = _unavailable("The invocation was lost with Redis.") if lost else _throttled(ACCOUNT_EXCEEDED)
+                await self._give_up(call, error)
+
+    async def _give_up(self, call: _Call, error: AwsError) -> None:
+        spec = call.target.spec
+        _fail(call, error)
+        await self._run(
+            "forget",
+            [
+                keys.concurrency(spec.account, spec.region, spec.function),
+                keys.concurrency(spec.account, spec.region),
+                keys.payload(call.invocation.request_id),
+            ],
+            [_member(call.invocation)],
+        )
+
+    # For the pages
+
+    async def environments(self) -> list[dict[str, Any]]:
+        """The records of all environments."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for worker in self._workers:
+                pipe.smembers(keys.environments(worker))
+            names = [name.decode() for group in await pipe.execute() for name in group]
+            for name in names:
+                pipe.hgetall(keys.environment(name))
+            records = await pipe.execute()
+        return [
+            {"id": name, **{field.decode(): value.decode() for field, value in record.items()}}
+            for name, record in zip(names, records, strict=True)
+            if record
+        ]
+
+    async def ping(self) -> bool:
+        """Whether Redis answers."""
+        try:
+            return bool(await _result(self._redis.ping()))
+        except (RedisError, OSError):
+            return False
+
+
+def _client(url: str) -> "redis.asyncio.Redis":
+    return redis.asyncio.Redis.from_url(url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S)
+
+
+async def _result(answer: "Awaitable[Any] | Any") -> Any:
+    """redis-py types its commands as either."""
+    return await answer
+
+
+def _fail(call: _Call, error: AwsError) -> None:
+    if not call.future.done():
+        call.future.set_exception(error)
+
+
+def _member(invocation: Invocation) -> str:
+    return f"{invocation.request_id}:{invocation.attempt}"
+
+
+def _throttled(reason: str) -> AwsError:
+    return AwsError("TooManyRequestsException", "Rate Exceeded.", Reason=reason, retryAfterSeconds=1)
+
+
+def _unavailable(message: str, status: int = 503) -> AwsError:
+    return AwsError("ServiceException", message, status=status)

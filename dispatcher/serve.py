@@ -1,0 +1,63 @@
+"""One dispatcher process: its parts built, served by uvicorn, and taken down in order."""
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import logging
+from collections.abc import AsyncIterator
+from typing import Final
+
+import uvicorn
+
+from dispatcher.admission import Admission
+from dispatcher.app import create_app, server_config
+from dispatcher.catalog import Catalog
+from dispatcher.code import CodeStore
+from dispatcher.logs import Logs
+from dispatcher.operations import Services
+from dispatcher.pages import Pages
+from dispatcher.queue import Queue
+from dispatcher.settings import DispatcherSettings
+
+DEFAULT_MODE: Final = "local"
+
+log = logging.getLogger(__name__)
+
+
+def run(settings: DispatcherSettings) -> None:
+    """Serve until SIGINT or SIGTERM. Raises ``CatalogBusy`` and the like before anything listens."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(settings))
+
+
+def _loop_factory() -> "type[asyncio.AbstractEventLoop]":
+    import uvloop
+
+    return uvloop.new_event_loop  # type: ignore[return-value]
+
+
+async def _serve(settings: DispatcherSettings) -> None:
+    async with _parts(settings) as (services, pages, secret):
+        app = create_app(services, settings, pages=pages.routes() + services.code.routes(), function_secret=secret)
+        server = uvicorn.Server(server_config(app, settings))
+        await server.serve()
+
+
+@contextlib.asynccontextmanager
+async def _parts(settings: DispatcherSettings) -> AsyncIterator[tuple[Services, Pages, bytes]]:
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    catalog = await Catalog.open(settings.database_url or f"sqlite:///{settings.data_dir / 'everwarm.db'}")
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(catalog.close)
+        secret = hmac.new(catalog.signing_secret, b"functions", hashlib.sha256).hexdigest().encode()
+        code = CodeStore.from_settings(settings, catalog.signing_secret)
+        queue = Queue(settings.redis_url, queue_wait_s=settings.sync_queue_wait_s, function_secret=secret)
+        await queue.start()
+        stack.push_async_callback(queue.close)
+        logs = Logs(settings.redis_url, settings.data_dir / "logs", settings.logs_max_bytes)
+        logs.start()
+        stack.push_async_callback(logs.close)
+        default_mode = settings.executor or DEFAULT_MODE
+        services = Services(catalog, code, queue, Admission(catalog, settings), settings, default_mode)
+        yield services, Pages(queue, logs, default_mode), secret

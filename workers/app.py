@@ -1,0 +1,128 @@
+"""A worker process: Celery's consumer in front, this mode's environments behind.
+
+On SIGTERM Celery stops consuming and waits for its threads; the drain timer then kills the environments, which frees
+them. A part that dies takes the process with it, loudly, for its supervisor to start again.
+"""
+
+import logging
+import os
+import threading
+import warnings
+from typing import Any, Final
+
+from celery import Celery, signals
+from celery.platforms import EX_FAILURE
+
+from workers.api import FunctionApi
+from workers.claims import Claims
+from workers.contract.broker import create_celery
+from workers.environment import Environment
+from workers.environments import Environments
+from workers.executor import Executor
+from workers.journal import Shipper
+from workers.leases import Leases
+from workers.loop import LoopThread
+from workers.modes.local import LocalStarter
+from workers.running import Running
+from workers.settings import WorkerSettings
+from workers.store import Store
+from workers.tasks import register
+from workers.upkeep import Upkeep
+
+#: After a stop Redis may not be there any more; outcomes under way get this long.
+_FUNCTION_API_THREADS: Final = 64
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """All parts of one worker process."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        self._store = Store(settings.redis_url)
+        self._loop = LoopThread(_die)
+        self._loop.start()
+        self._shipper = Shipper(self._store)
+        self._shipper.start()
+        self._api = FunctionApi(settings.endpoint, self._store, self._loop, _FUNCTION_API_THREADS)
+        self._starter = LocalStarter(settings, self._loop, self._shipper, self._api.forward)
+        claims = Claims(self._store, settings.name)
+        running = Running()
+        self._environments = Environments(
+            Leases(self._store, settings.name, settings.mode),
+            lambda lease, on_gone: Environment(lease, self._loop, on_gone),
+            self._starter,
+            worker=settings.name,
+            mode=settings.mode,
+            most=settings.max_environments,
+            keepalive_ms=settings.keepalive_ms,
+        )
+        self._executor = Executor(
+            claims,
+            self._environments,
+            self._store,
+            running,
+            worker=settings.name,
+            init_timeout_s=settings.init_timeout_s,
+            response_limit=settings.max_payload_bytes,
+        )
+        self._upkeep = Upkeep(settings, self._store, self._environments, claims, running, self._api, _die)
+        self._drain: threading.Timer | None = None
+
+    def run(self) -> int:
+        """Consume until a signal; answers the exit status."""
+        app = create_celery(self._settings.redis_url, self._settings.mode)
+        register(app, self._executor)
+        signals.worker_ready.connect(self._on_ready, weak=False)
+        signals.worker_shutting_down.connect(self._on_stopping, weak=False)
+        status = _consume(app, self._settings)
+        self.close()
+        return status
+
+    def _on_ready(self, **_: Any) -> None:
+        self._upkeep.beat()
+        self._upkeep.start()
+        log.info(
+            "worker ready",
+            extra={"worker": self._settings.name, "mode": self._settings.mode, "slots": self._settings.concurrency},
+        )
+
+    def _on_stopping(self, **_: Any) -> None:
+        self._drain = threading.Timer(self._settings.drain_s, self._environments.interrupt_all)
+        self._drain.daemon = True
+        self._drain.start()
+
+    def close(self) -> None:
+        """End everything that this process started."""
+        if self._drain is not None:
+            self._drain.cancel()
+        self._upkeep.stop()
+        self._environments.close()
+        self._starter.close()
+        self._api.close()
+        self._shipper.stop()
+        self._loop.stop()
+
+
+def _consume(app: Celery, settings: WorkerSettings) -> int:
+    # Celery warns of root; here root is what gives every environment its own user (DESIGN section 8), and no message
+    # is unpickled.
+    warnings.filterwarnings("ignore", message="(?s).*superuser privileges")
+    worker = app.Worker(
+        pool="threads",
+        concurrency=settings.concurrency,
+        hostname=settings.name,
+        loglevel="WARNING",
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        quiet=True,
+    )
+    worker.start()
+    return int(worker.exitcode or 0)
+
+
+def _die(error: BaseException) -> None:
+    log.critical("the worker ends: %s", error)
+    os._exit(EX_FAILURE)

@@ -1,0 +1,78 @@
+"""When an attempt starts to count, and when it is over: the worker's calls of ``claim``, ``finish`` and ``rejoin``."""
+
+import logging
+import time
+from typing import Final
+
+from workers.contract import keys
+from workers.contract.messages import FunctionSpec, Invocation, Outcome, encode
+from workers.store import Store, Unavailable
+
+#: How long a record and an unread reply outlive the end of their attempt.
+AFTERLIFE_MS: Final = 60_000
+#: Longest start of an environment: two tries to initialise, and the slack of a loaded machine.
+START_MS: Final = 120_000
+#: A dispatcher that waits for a reply outlives a Redis restart; after this long nobody waits any more.
+_REPLY_PATIENCE_S: Final = 60.0
+
+log = logging.getLogger(__name__)
+
+
+class Claims:
+    """Claims of one worker."""
+
+    def __init__(self, store: Store, worker: str) -> None:
+        self._store = store
+        self._worker = worker
+
+    def hold(self, invocation: Invocation, environment: str) -> str:
+        """Say that an environment is started for it: ``held``, or why it is not ours (``void``, ``late``, ``taken``)."""
+        return self._claim("hold", invocation, environment, START_MS)
+
+    def run(self, spec: FunctionSpec, invocation: Invocation, environment: str) -> str:
+        """From here on the attempt counts: ``run``, or why it is not ours (``void``, ``late``, ``taken``)."""
+        return self._claim("run", invocation, environment, spec.timeout_s * 1000 + AFTERLIFE_MS)
+
+    def _claim(self, word: str, invocation: Invocation, environment: str, life_ms: int) -> str:
+        return self._store.word(
+            "claim",
+            [keys.invocation(invocation.request_id)],
+            [word, invocation.attempt, self._worker, environment, invocation.claim_by_ms, life_ms],
+        )
+
+    def finish(self, spec: FunctionSpec, invocation: Invocation, outcome: Outcome) -> None:
+        """Hand the outcome over, however long Redis is gone while somebody may still wait for it."""
+        names = [
+            keys.invocation(invocation.request_id),
+            keys.concurrency(spec.account, spec.region, spec.function),
+            keys.concurrency(spec.account, spec.region),
+            invocation.reply_to,
+            keys.payload(invocation.request_id),
+        ]
+        arguments = [invocation.attempt, member(invocation), encode(outcome), AFTERLIFE_MS]
+        give_up = time.monotonic() + _REPLY_PATIENCE_S
+        while True:
+            try:
+                self._store.run("finish", names, arguments)
+                return
+            except Unavailable as error:
+                if time.monotonic() > give_up:
+                    log.error(
+                        "outcome lost: Redis did not come back",
+                        extra={"request_id": invocation.request_id, "error": str(error)},
+                    )
+                    return
+                time.sleep(0.1)
+
+    def rejoin(self, spec: FunctionSpec, invocation: Invocation, environment: str, left_ms: int) -> str:
+        """Record a running attempt again after Redis was lost: ``rejoined`` or ``known``."""
+        return self._store.word(
+            "rejoin",
+            [keys.invocation(invocation.request_id), keys.concurrency(spec.account, spec.region)],
+            [invocation.attempt, self._worker, environment, member(invocation), left_ms],
+        )
+
+
+def member(invocation: Invocation) -> str:
+    """An attempt's name in a concurrency set."""
+    return f"{invocation.request_id}:{invocation.attempt}"

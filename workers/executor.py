@@ -1,0 +1,231 @@
+"""From a batch to outcomes: claim each invocation, run it on a leased environment, deliver how it ended.
+
+How the invocations arrived is not its business (:mod:`workers.tasks`), nor how environments come to be (the modes).
+"""
+
+import logging
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+from workers.claims import Claims, member
+from workers.contract.messages import Batch, FunctionSpec, Invocation, Outcome
+from workers.environment import Environment, EnvironmentBroken, deadline_ms
+from workers.environments import Environments, StartError
+from workers.link import Answer, Event, InitFailed, NotIdle, Started
+from workers.outcome import Ending, TimedOut, end_lines, ending, start_line, used_mb
+from workers.running import Running
+from workers.store import Store, Unavailable
+
+#: AWS gives initialisation this long; on overrun it runs again inside the first invocation, under the function's timeout.
+INIT_S: Final = 10.0
+
+log = logging.getLogger(__name__)
+
+
+class NotOurs(Exception):
+    """The claim was refused: somebody else has the invocation, or nobody waits for it any more."""
+
+
+class Executor:
+    """Runs batches, each in the calling thread."""
+
+    def __init__(
+        self,
+        claims: Claims,
+        environments: Environments,
+        store: Store,
+        running: Running,
+        *,
+        worker: str,
+        init_timeout_s: float,
+        response_limit: int,
+    ) -> None:
+        self._claims = claims
+        self._environments = environments
+        self._store = store
+        self._running = running
+        self._worker = worker
+        self._init_s = min(INIT_S, init_timeout_s)
+        self._response_limit = response_limit
+
+    def run(self, batch: Batch) -> None:
+        """Run the invocations in series, on one environment as long as it lasts."""
+        work = _Work(batch, deque(batch.invocations))
+        while work.pending:
+            first = work.pending[0]
+            try:
+                with self._environments.take(
+                    batch.spec, member(first), batch.code_url, lambda environment: self._hold(first, environment)
+                ) as environment:
+                    self._run_on(environment, work)
+            except NotOurs:
+                work.pending.popleft()
+            except _InitOverrun:
+                work.overran = True
+            except StartError as error:
+                self._refuse(work, error.code, str(error))
+            except EnvironmentBroken as error:
+                self._refuse(work, "ServiceException", str(error))
+            except Unavailable as error:
+                # What was not claimed may be repeated, and who published it notices and decides.
+                log.warning("batch dropped: Redis is gone", extra={"error": str(error)})
+                return
+
+    def _hold(self, invocation: Invocation, environment: str) -> None:
+        if self._claims.hold(invocation, environment) != "held":
+            raise NotOurs
+
+    def _refuse(self, work: "_Work", code: str, message: str) -> None:
+        """The platform can't run it: claim it all the same, so that exactly one answer is given."""
+        invocation = work.pending[0]
+        if self._claim(work, invocation, ""):
+            self._deliver(work, _system_error(work.batch.spec, invocation, self._worker, code, message))
+        else:
+            work.pending.popleft()
+
+    def _run_on(self, environment: Environment, work: "_Work") -> None:
+        """Run invocations on a leased environment until none is left or it is spent."""
+        if not environment.started and not self._initialise(environment, work):
+            return
+        while work.pending and environment.usable:
+            invocation = work.pending[0]
+            if not self._claim(work, invocation, environment.id):
+                work.pending.popleft()
+                continue
+            try:
+                outcome = self._attempt(environment, work, invocation)
+            except NotIdle:
+                return  # The event was not sent: another environment takes it.
+            self._deliver(work, outcome)
+            if work.pending:
+                environment.wait_idle(max(environment.give_back_by - time.monotonic(), 0.0))
+
+    def _claim(self, work: "_Work", invocation: Invocation, environment: str) -> bool:
+        if work.claimed == invocation.request_id:
+            return True
+        if self._claims.run(work.batch.spec, invocation, environment) != "run":
+            return False
+        work.claimed = invocation.request_id
+        self._running.add(work.batch.spec, invocation, environment)
+        return True
+
+    def _deliver(self, work: "_Work", outcome: Outcome) -> None:
+        invocation = work.pending.popleft()
+        self._claims.finish(work.batch.spec, invocation, outcome)
+        self._running.remove(invocation)
+
+    def _initialise(self, environment: Environment, work: "_Work") -> bool:
+        """Whether the runtime asks for an event; if not, the first invocation is answered with the reason."""
+        spec, invocation = work.batch.spec, work.pending[0]
+        began = time.monotonic()
+        answer = environment.wait_started(spec.timeout_s if work.overran else self._init_s)
+        if isinstance(answer, Started):
+            work.spent_s = time.monotonic() - began if work.overran else 0.0
+            self._environments.started(environment)
+            return True
+        if answer is None and not work.overran:
+            raise _InitOverrun
+        if not self._claim(work, invocation, environment.id):
+            work.pending.popleft()
+            return False
+        failed = TimedOut(spec.timeout_s, environment.memory_kb) if answer is None else answer
+        environment.journal.begin(start_line(invocation.request_id, spec.version))
+        self._deliver(work, self._outcome(environment, invocation, failed, (time.monotonic() - began) * 1000))
+        return False
+
+    def _attempt(self, environment: Environment, work: "_Work", invocation: Invocation) -> Outcome:
+        """Hand the event to the runtime, and wait for the end."""
+        spec = work.batch.spec
+        timeout_s = max(spec.timeout_s - work.spent_s, 0.001)
+        try:
+            payload = self._payload(invocation)
+        except LookupError as error:
+            return _system_error(spec, invocation, self._worker, "ServiceException", str(error))
+        environment.journal.begin(start_line(invocation.request_id, spec.version))
+        began = time.perf_counter()
+        event = Event(
+            request_id=invocation.request_id,
+            deadline_ms=deadline_ms(timeout_s),
+            invoked_arn=invocation.invoked_arn,
+            trace_id=invocation.trace_id,
+            client_context=invocation.client_context,
+            cognito_identity=invocation.cognito_identity,
+            payload=payload,
+        )
+        try:
+            answer = environment.invoke(event, timeout_s)
+        except EnvironmentBroken as error:
+            return _system_error(spec, invocation, self._worker, "ServiceException", str(error))
+        duration_ms = (time.perf_counter() - began + work.spent_s) * 1000
+        work.spent_s = 0.0
+        return self._outcome(environment, invocation, answer, duration_ms)
+
+    def _payload(self, invocation: Invocation) -> bytes:
+        if not invocation.payload_key:
+            return invocation.payload
+        payload = self._store.client.get(invocation.payload_key)
+        if not isinstance(payload, bytes):
+            raise LookupError("the payload is gone: Redis was lost")
+        return payload
+
+    def _outcome(
+        self,
+        environment: Environment,
+        invocation: Invocation,
+        answer: Answer | InitFailed | TimedOut,
+        duration_ms: float,
+    ) -> Outcome:
+        spec = environment.spec
+        found: Ending = ending(answer, invocation.request_id, self._response_limit)
+        timed_out = isinstance(answer, TimedOut)
+        if timed_out:
+            duration_ms = spec.timeout_s * 1000.0
+        used = used_mb(answer.memory_kb)
+        init_ms, environment.init_ms = environment.init_ms, 0.0
+        lines = end_lines(invocation.request_id, duration_ms, spec.memory_mb, used, init_ms, timed_out=timed_out)
+        return Outcome(
+            request_id=invocation.request_id,
+            attempt=invocation.attempt,
+            kind="success" if found.success else "function_error",
+            payload=found.body,
+            error_type=found.error_type,
+            log_tail=environment.journal.end(found.log_lines + lines),
+            version=spec.version,
+            worker=self._worker,
+            environment=environment.id,
+            duration_ms=duration_ms,
+            init_ms=init_ms,
+            memory_used_mb=used,
+        )
+
+
+@dataclass(slots=True)
+class _Work:
+    """How far a batch is."""
+
+    batch: Batch
+    pending: deque[Invocation]
+    claimed: str = ""
+    """Request id of the first pending one, once it is claimed."""
+    overran: bool = False
+    """Initialisation took too long once: now it counts against the function's timeout."""
+    spent_s: float = 0.0
+    """What that second initialisation took of the first invocation's time."""
+
+
+class _InitOverrun(Exception):
+    """Initialisation took longer than AWS gives it."""
+
+
+def _system_error(spec: FunctionSpec, invocation: Invocation, worker: str, code: str, message: str) -> Outcome:
+    return Outcome(
+        request_id=invocation.request_id,
+        attempt=invocation.attempt,
+        kind="system_error",
+        error_type=code,
+        message=message,
+        version=spec.version,
+        worker=worker,
+    )

@@ -1,0 +1,250 @@
+"""Mode ``local``: the function's code runs on the worker's own machine, one process tree per environment under a relay.
+
+What keeps functions apart, when the worker runs as root: every environment has a user id of its own (identities),
+directories that only it can read, a group that only the environments of the same code have, no new privileges, a /tmp,
+/var/tmp and /dev/shm of its own where mount namespaces are permitted, and a Runtime API that serves nobody else. Not as
+root all functions share the worker's user: then this mode is no boundary between them.
+
+Everything lies below one run directory that other users can pass through but not list, and is gone with the worker; what
+a killed worker left is removed by the next one.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from workers import runtimes
+from workers.code import CodeCache, Tree
+from workers.contract.messages import FunctionSpec
+from workers.environment import Environment
+from workers.environments import StartError
+from workers.identities import Identity, take
+from workers.journal import Journal, Shipper
+from workers.link import ApiRequest, FunctionIdentity, Start
+from workers.loop import LoopThread
+from workers.process import RelayProcess, spawn
+from workers.runtimes import InvalidEntrypoint, RuntimeUnavailable
+from workers.settings import WorkerSettings
+
+_LOCK: Final = "lock"
+_PREFIX: Final = "everwarm-local-"
+#: Where root's run directories are: on disk, and passable for every user (the data directory need not be).
+_PLACE: Final = Path("/var/tmp")  # noqa: S108 - mkdtemp makes the name, mode 0711
+
+log = logging.getLogger(__name__)
+
+
+class LocalStarter:
+    """Starts environments as children of this process."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        loop: LoopThread,
+        shipper: Shipper,
+        on_api: Callable[[Environment, ApiRequest], None],
+    ) -> None:
+        self._settings = settings
+        self._loop = loop
+        self._shipper = shipper
+        self._on_api = on_api
+        self._uids = settings.local_uids if os.geteuid() == 0 else None
+        self._run = _RunDirectory(settings.data_dir)
+        self._environments = self._run.path / "environments"
+        self._environments.mkdir(mode=0o711)
+        code = self._run.path / "code"
+        code.mkdir(mode=0o711)
+        self._code = CodeCache(code, self._uids)
+        self._clients = runtimes.install(self._run.path / "clients")
+        self._held: dict[str, tuple[Path, Identity | None]] = {}
+        """Environment → its directory and user id."""
+
+    def start(self, environment: Environment, code_url: str) -> None:
+        """Spawn the relay and send START. Raises :class:`StartError`."""
+        spec = environment.spec
+        tree = self._tree(spec, code_url)
+        command = self._command(spec, tree)
+        identity = take(self._uids) if self._uids is not None else None
+        directory = self._environments / environment.id
+        self._held[environment.id] = (directory, identity)
+        scratch = directory / "tmp"
+        _make_private(directory, identity)
+        _make_private(scratch, identity)
+        environment.relay = self._loop.submit(self._spawn(environment, scratch, tree)).result()
+        environment.relay.link.start  # noqa: B018 - keep the attribute's type in sight
+        gid = tree.gid if tree.gid is not None else (identity.uid if identity else None)
+        start = Start(
+            argv=command.argv,
+            env=self._variables(environment, command, tree, scratch),
+            cwd=str(tree.path),
+            uid=identity.uid if identity else None,
+            gid=gid if identity else None,
+            memory_mb=spec.memory_mb,
+            response_limit=self._settings.max_payload_bytes,
+            check_peer_uid=identity is not None,
+            function=FunctionIdentity(spec.function, spec.version, spec.handler),
+            api=self._settings.function_api != "none",
+            api_env=() if self._settings.disable_endpoint_url else ("AWS_ENDPOINT_URL_LAMBDA",),
+        )
+        self._loop.call(environment.relay.link.start, start)
+
+    def destroy(self, environment: Environment) -> None:
+        """End the relay, then remove the directory and give the user id back; in the background."""
+        held = self._held.pop(environment.id, None)
+        if held is not None:
+            self._loop.submit(self._destroy(environment, *held))
+
+    async def _destroy(self, environment: Environment, directory: Path, identity: Identity | None) -> None:
+        relay: RelayProcess | None = getattr(environment, "relay", None)
+        if relay is not None:
+            await relay.close()
+        await self._loop.loop.run_in_executor(None, _remove, directory)
+        if identity is not None:
+            identity.close()
+
+    async def _spawn(self, environment: Environment, scratch: Path, tree: Tree) -> RelayProcess:
+        relay = await spawn(
+            on_log=environment.on_log,
+            on_idle=environment.on_idle,
+            on_exit=environment.on_exit,
+            on_api=lambda request: self._on_api(environment, request),
+            private_tmp=str(scratch) if self._uids is not None else "",
+            keep=(str(self._clients), str(tree.path), str(scratch)) if self._uids is not None else (),
+        )
+        environment.journal = Journal(self._shipper, environment.spec, relay.pause_reading, relay.resume_reading)
+        return relay
+
+    def _tree(self, spec: FunctionSpec, code_url: str) -> Tree:
+        if spec.hot_reload_path:
+            path = Path(spec.hot_reload_path)
+            if not path.is_dir():
+                raise StartError(
+                    f"The hot-reload directory {path} is not on this machine.", "InvalidParameterValueException"
+                )
+            return Tree(path, None)
+        if spec.package_type != "Zip":
+            raise StartError("Container images need a docker mode.", "InvalidRuntimeException")
+        return self._code.tree(spec.code_sha256, self._settings.endpoint + code_url)
+
+    def _command(self, spec: FunctionSpec, tree: Tree) -> runtimes.Command:
+        try:
+            return runtimes.command(
+                spec,
+                tree.path,
+                self._settings.local_runtimes,
+                clients=self._clients,
+                other_user=self._uids is not None,
+            )
+        except InvalidEntrypoint as error:
+            # The runtime can't start: the relay says so, and the caller gets it as the function's error.
+            return runtimes.Command((f"{tree.path}/bootstrap",), {"_EVERWARM_ENTRYPOINT": str(error)})
+        except RuntimeUnavailable as error:
+            raise StartError(str(error), "InvalidRuntimeException") from error
+
+    def _variables(
+        self, environment: Environment, command: runtimes.Command, tree: Tree, scratch: Path
+    ) -> dict[str, str]:
+        spec = environment.spec
+        credentials = {
+            "AWS_ACCESS_KEY_ID": spec.account,
+            "AWS_SECRET_ACCESS_KEY": "everwarm",
+            "AWS_SESSION_TOKEN": "everwarm",
+        }
+        hostname = self._settings.hostname
+        named = {"LOCALSTACK_HOSTNAME": hostname, "EVERWARM_HOSTNAME": hostname} if hostname else {}
+        return {
+            **runtimes.environment(
+                spec,
+                command,
+                tree.path,
+                log_stream=log_stream(spec.version, environment.id),
+                credentials=credentials,
+            ),
+            **named,
+            "HOME": str(scratch),
+            "TMPDIR": str(scratch),
+        }
+
+    def close(self) -> None:
+        """Remove what is left; every environment was destroyed before."""
+        self._loop.submit(self._settle()).result(30)
+        self._code.close()
+        self._run.close()
+
+    async def _settle(self) -> None:
+        """Wait for the destructions under way."""
+        import asyncio
+
+        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        await asyncio.gather(*others, return_exceptions=True)
+
+
+def log_stream(version: str, environment: str) -> str:
+    """AWS's form: date, version in brackets, 32 hexadecimal digits."""
+    from datetime import UTC, datetime
+
+    return f"{datetime.now(UTC):%Y/%m/%d}/[{version}]{environment}"
+
+
+class _RunDirectory:
+    """A directory that is locked while its worker lives; those of dead ones are removed."""
+
+    def __init__(self, data_dir: Path) -> None:
+        place = _PLACE if os.geteuid() == 0 else data_dir / "run"
+        place.mkdir(parents=True, exist_ok=True)
+        for old in place.glob(f"{_PREFIX}*"):
+            _remove_if_dead(old)
+        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
+        self._lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self.path.chmod(0o711)
+
+    def close(self) -> None:
+        """Remove it."""
+        _remove(self.path)
+        os.close(self._lock)
+
+
+def _remove_if_dead(path: Path) -> None:
+    if path.stat().st_uid != os.geteuid():
+        return
+    with _opened(path / _LOCK) as lock:
+        if lock is None:
+            return
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        _remove(path)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int | None]:
+    try:
+        found = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    except OSError:
+        yield None
+        return
+    try:
+        yield found
+    finally:
+        os.close(found)
+
+
+def _make_private(path: Path, identity: Identity | None) -> None:
+    path.mkdir(mode=0o700)
+    if identity is not None:
+        os.chown(path, identity.uid, identity.uid)
+
+
+def _remove(path: Path) -> None:
+    def report(_function: object, failed: str, error: object) -> None:
+        log.warning("a directory stays", extra={"path": failed, "error": str(error)})
+
+    shutil.rmtree(path, onerror=report)

@@ -1,0 +1,37 @@
+"""The attempts that this worker runs now: what it tells Redis again when Redis was lost."""
+
+import threading
+import time
+
+from workers.claims import AFTERLIFE_MS, Claims
+from workers.contract.messages import FunctionSpec, Invocation
+
+
+class Running:
+    """Added to when an attempt is claimed, removed from when its outcome is delivered."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._attempts: dict[str, tuple[FunctionSpec, Invocation, str, float]] = {}
+
+    def add(self, spec: FunctionSpec, invocation: Invocation, environment: str) -> None:
+        """It was claimed."""
+        with self._lock:
+            end = time.monotonic() + spec.timeout_s
+            self._attempts[invocation.request_id] = (spec, invocation, environment, end)
+
+    def remove(self, invocation: Invocation) -> None:
+        """Its outcome was delivered."""
+        with self._lock:
+            self._attempts.pop(invocation.request_id, None)
+
+    def __len__(self) -> int:
+        return len(self._attempts)
+
+    def rejoin(self, claims: Claims) -> None:
+        """Record all of them again."""
+        with self._lock:
+            attempts = list(self._attempts.values())
+        for spec, invocation, environment, end in attempts:
+            left_ms = max(int((end - time.monotonic()) * 1000), 0) + AFTERLIFE_MS
+            claims.rejoin(spec, invocation, environment, left_ms)

@@ -1,0 +1,48 @@
+"""Redis as a worker uses it: the scripts by name, from any thread."""
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import redis
+
+from workers.contract import scripts
+
+#: A command that takes longer means that Redis hangs: the caller retries or gives up.
+TIMEOUT_S = 2.0
+Unavailable = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError)
+
+
+class Store:
+    """One Redis; a connection per thread, since a pool's lock is on the warm path four times a call."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._local = threading.local()
+
+    @property
+    def client(self) -> "redis.Redis":
+        """This thread's client."""
+        found: redis.Redis | None = getattr(self._local, "client", None)
+        if found is None:
+            found = redis.Redis.from_url(
+                self._url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, single_connection_client=True
+            )
+            self._local.client = found
+        return found
+
+    def run(self, name: str, keys: Sequence[str], args: Sequence[str | bytes | int | float]) -> Any:
+        """Run a script. A lost connection is tried again once: every script may be repeated (an owner token fences it).
+
+        Raises ``redis.ConnectionError`` or ``redis.TimeoutError`` (:data:`Unavailable`) when Redis is gone.
+        """
+        script = scripts.load(name)
+        try:
+            return self.client.evalsha(script.sha, len(keys), *keys, *args)
+        except redis.exceptions.NoScriptError:
+            return self.client.eval(script.source, len(keys), *keys, *args)
+
+    def word(self, name: str, keys: Sequence[str], args: Sequence[str | bytes | int | float]) -> str:
+        """Run a script that answers with one word."""
+        answer: bytes = self.run(name, keys, args)
+        return answer.decode()

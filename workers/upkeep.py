@@ -1,0 +1,120 @@
+"""What a worker does beside its tasks: heartbeat, renewal of leases, sweeping, and coming back after Redis was lost.
+
+Each is a function to be run once; :class:`Upkeep` runs them in a thread. A failure of Redis is waited out; any other
+ends the process loudly, and its supervisor starts it again.
+"""
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from workers.api import FunctionApi
+from workers.claims import Claims
+from workers.contract import keys
+from workers.environments import Environments
+from workers.running import Running
+from workers.settings import WorkerSettings
+from workers.store import Store, Unavailable
+
+#: A worker without a heartbeat for this long is dead, and what it had claimed ends.
+HEARTBEAT_MS: Final = 5_000
+_BEAT_S: Final = 1.0
+_RENEW_S: Final = 5.0
+_SWEEP_S: Final = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class Upkeep:
+    """The worker's own loops, in one thread."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        store: Store,
+        environments: Environments,
+        claims: Claims,
+        running: Running,
+        api: FunctionApi,
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._environments = environments
+        self._claims = claims
+        self._running = running
+        self._api = api
+        self._on_failure = on_failure
+        self._epoch = ""
+        self._renew_due = 0.0
+        self._sweep_due = 0.0
+        self._lost = False
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
+
+    def start(self) -> None:
+        """Beat once, so that the dispatcher knows this worker, then go on in the thread."""
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopped.wait(_BEAT_S if not self._lost else 0.2):
+                self.run_once(time.monotonic())
+        except BaseException as error:
+            log.exception("upkeep died")
+            self._on_failure(error)
+
+    def run_once(self, now: float) -> None:
+        """Do what is due at the monotonic time ``now``."""
+        try:
+            self.beat()
+            if now >= self._renew_due:
+                self._renew_due = now + _RENEW_S
+                self._environments.renew()
+            if now >= self._sweep_due:
+                self._sweep_due = now + _SWEEP_S
+                self._environments.sweep(self._settings.keepalive_ms)
+        except Unavailable as error:
+            if not self._lost:
+                log.warning("Redis is gone; waiting for it", extra={"error": str(error)})
+            self._lost = True
+
+    def beat(self) -> None:
+        """Say that this worker lives; with a new epoch, register everything again."""
+        settings = self._settings
+        answer: bytes = self._store.run(
+            "heartbeat",
+            [keys.worker(settings.name), keys.WORKERS, keys.EPOCH],
+            [
+                settings.name, HEARTBEAT_MS, secrets.token_hex(8),
+                "mode", settings.mode, "slots", settings.concurrency, "running", len(self._running),
+                "host", socket.gethostname(), "pid", os.getpid(),
+            ],
+        )  # fmt: skip
+        if self._lost:
+            log.info("Redis is back")
+            self._lost = False
+        epoch = answer.decode()
+        if epoch == self._epoch:
+            return
+        if self._epoch:
+            log.warning("Redis was lost: registering again", extra={"attempts": len(self._running)})
+            self._api.forget_secret()
+            self._running.rejoin(self._claims)
+            self._environments.renew()
+        self._epoch = epoch
+
+    def stop(self) -> None:
+        """End the loops, and say that this worker is gone."""
+        self._stopped.set()
+        self._thread.join(10)
+        try:
+            self._store.client.delete(keys.worker(self._settings.name))
+            self._store.client.zrem(keys.WORKERS, self._settings.name)
+        except Unavailable:
+            log.info("Redis is gone: the heartbeat ends by itself")
