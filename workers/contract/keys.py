@@ -21,7 +21,7 @@ everwarm:warm:<mode>:<revision>                        zset    120 s unrenewed  
 everwarm:logs                                          zset    permanent, pruned   log stream → last append (ms)
 everwarm:log:<account>:<region>:<function>             stream  600 s               log chunks the dispatcher has not stored yet
 everwarm.<mode>.<lane>                                 list    permanent           Celery's queues
-_kombu.binding.*                                       set     permanent           kombu's exchange table
+_kombu.binding*                                        set     permanent           kombu's exchange table
 =====================================================  ======  ==================  ==========================================
 """
 
@@ -35,7 +35,7 @@ WORKERS: Final = "everwarm:workers"
 LOGS: Final = "everwarm:logs"
 
 #: Keys that may stand without a TTL; anything else without one is a leak, which the tests look for.
-PERMANENT: Final = (EPOCH, SECRET, WORKERS, LOGS, "everwarm.*.*", "_kombu.binding.*")
+PERMANENT: Final = (EPOCH, SECRET, WORKERS, LOGS, "everwarm.*.*", "_kombu.binding*")
 
 
 def worker(worker: str) -> str:
