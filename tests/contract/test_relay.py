@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -507,6 +508,43 @@ time.sleep(600)
     assert isinstance(answer, Exited)
     assert (answer.signal, answer.oom) == (signal.SIGKILL, True)
     assert answer.memory_kb > 128 * 1024
+
+
+def is_empty(group: Path) -> bool:
+    return not group.joinpath("cgroup.procs").read_text()
+
+
+@pytest.fixture
+def cgroups() -> Iterator[list[str]]:
+    """Cgroups made for the test, one with a memory limit of 64 MB: of version 1, and a bare one of version 2."""
+    made: list[Path] = []
+    for root, limit in [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup/unified", "cgroup.procs")]:
+        group = Path(root, f"everwarm-test-{os.getpid()}")
+        if not Path(root, "cgroup.procs").exists() or not os.access(root, os.W_OK):
+            pytest.skip(f"no cgroups of both versions that this user may make ({root})")
+        group.mkdir()
+        made.append(group)
+        if limit.startswith("memory"):
+            group.joinpath(limit).write_text("64000000")
+    yield [str(group) for group in made]
+    for group in made:
+        wait_until("the cgroup is empty", partial(is_empty, group))
+        group.rmdir()
+
+
+def test_the_runtime_is_put_into_its_cgroups(environments: Environments, cgroups: list[str]) -> None:
+    environment = environments.start(
+        program("request_id, _, _ = next_event(); x = b'x' * 100_000_000; respond(request_id, b'1'); next_event()"),
+        memory_mb=10,
+        memory_cgroup=cgroups,
+    )
+    assert isinstance(environment.started, Started)
+    (runtime,) = environment.tree()
+    for group in cgroups:
+        assert Path(group, "cgroup.procs").read_text().split() == [str(runtime.pid)]
+    answer = environment.invoke()
+    assert isinstance(answer, Exited)
+    assert (answer.signal, answer.oom) == (signal.SIGKILL, True)
 
 
 def test_a_short_peak_of_memory_shows(environments: Environments) -> None:
