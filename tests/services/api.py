@@ -63,7 +63,7 @@ class ApiServer:
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self.catalog = await Catalog.open(self.settings.database)
+        self.catalog = await Catalog.open(self.settings.database_url)
         try:
             self.code = CodeStore.from_settings(self.settings, self.catalog.signing_secret)
             # Queue and admission belong to Invoke, which no test on this server calls.
