@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Iterator
 from contextlib import suppress
@@ -731,6 +732,37 @@ next_event()
     assert environment.link.private_tmp == "on"
     assert (private / f"{name}-tmp").exists()
     assert not Path(f"/tmp/{name}-tmp").exists()
+
+
+@pytest.mark.needs_root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs mounts of its own")
+def test_kept_paths_are_not_in_the_private_tmp(environments: Environments) -> None:
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as base:
+        private = Path(base, "private")
+        private.mkdir()
+        private.chmod(0o777)
+        environment = environments.start(
+            program(
+                f"""
+print(os.listdir("/tmp"), os.listdir("/var/tmp") == ["{Path(base).name}"], os.listdir("{base}"), flush=True)
+open("{private}/file", "w").close()
+print(os.listdir("/tmp"), flush=True)
+try:
+    open("/var/tmp/file", "w")
+except PermissionError:
+    print("read-only", flush=True)
+next_event()
+""",
+                public_python(),
+            ),
+            private_tmp=str(private),
+            keep=[str(private)],
+            uid=UID,
+            gid=UID,
+        )
+        assert isinstance(environment.started, Started), environment.logs
+        assert environment.logs.decode().splitlines() == ["[] True ['private']", "['file']", "read-only"]
+        environment.close()
 
 
 @pytest.mark.needs_root

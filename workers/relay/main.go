@@ -5,7 +5,8 @@
 //	everwarm-relay [--private-tmp DIR [--keep PATH]...]
 //
 // --private-tmp puts DIR in the place of /tmp, /var/tmp and /dev/shm for everything in the environment, where that is
-// permitted (STARTED tells); --keep leaves a PATH below these visible. Exit codes: 0 after EXIT and when stdin closed,
+// permitted (STARTED tells); --keep leaves a PATH below these visible (keep none below /tmp where you can: it is in the
+// function's own /tmp then). Exit codes: 0 after EXIT and when stdin closed,
 // 2 for wrong arguments, 3 after a protocol error.
 package main
 

@@ -121,7 +121,7 @@ func hideTmp(dir string, keep []string) error {
 		if info, err := os.Lstat(place); err != nil || !info.IsDir() {
 			continue
 		}
-		if err := bind(source, place); err != nil {
+		if err := hidePlace(place, source, kept); err != nil {
 			return err
 		}
 	}
@@ -134,6 +134,21 @@ func hideTmp(dir string, keep []string) error {
 		}
 	}
 	return nil
+}
+
+// hidePlace binds the private directory over a place. One that has kept paths gets an empty file system instead, which
+// only root can write: functions empty their /tmp, and must not come upon these paths when they do. /tmp itself has to
+// be theirs in any case.
+func hidePlace(place string, source int, kept map[string]int) error {
+	for path := range kept {
+		if place != "/tmp" && strings.HasPrefix(path, place+"/") {
+			if err := syscall.Mount("tmpfs", place, "tmpfs", syscall.MS_NOSUID|syscall.MS_NODEV, "size=64k,mode=0755"); err != nil {
+				return fmt.Errorf("tmpfs on %s: %w", place, err)
+			}
+			return nil
+		}
+	}
+	return bind(source, place)
 }
 
 const oPath = 0x200000 // O_PATH of x86_64 and arm64
