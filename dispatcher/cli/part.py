@@ -53,10 +53,11 @@ def _serve(settings: DispatcherSettings) -> None:
     except OSError as error:
         raise PartError(f"{error.strerror}: {error.filename or settings.endpoint}") from error
     except Exception as error:
-        if not type(error).__module__.startswith("sqlalchemy."):
-            raise
-        # Its further lines would show the statement and its parameters.
-        logger.critical("the catalog's database can't be used: %s", str(error).partition("\n")[0])
+        if type(error).__module__.startswith("sqlalchemy."):
+            # Its further lines would show the statement and its parameters.
+            logger.critical("the catalog's database can't be used: %s", str(error).partition("\n")[0])
+        else:
+            logger.critical("the dispatcher ends", exc_info=True)
         sys.exit(1)
 
 
