@@ -48,9 +48,9 @@ class Admission:
     async def _sum(self, account: str, region: str) -> int:
         found = self._reserved.get((account, region))
         generation = self._catalog.generation
-        if found is not None and found[0] == generation:
-            if not self._catalog.shared or time.monotonic() - found[1] < SHARED_TTL_S:
-                return found[2]
+        fresh = not self._catalog.shared or (found is not None and time.monotonic() - found[1] < SHARED_TTL_S)
+        if found is not None and found[0] == generation and fresh:
+            return found[2]
         total = await self._catalog.read(concurrency.reserved, account, region)
         self._reserved[account, region] = (generation, time.monotonic(), total)
         return total

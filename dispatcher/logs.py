@@ -62,10 +62,10 @@ class Logs:
 
     async def store_once(self) -> int:
         """Write what the streams hold; answers how many chunks that was."""
-        streams: list[bytes] = await self._redis.zrange(keys.LOGS, 0, -1)
+        streams: Any = await self._redis.zrange(keys.LOGS, 0, -1)
         stored = 0
         for stream in streams:
-            chunks: list[Any] = await self._redis.xrange(stream, count=_CHUNKS)
+            chunks: Any = await self._redis.xrange(stream, count=_CHUNKS)
             if not chunks:
                 # Its worker adds it again with the next chunk.
                 await self._redis.zrem(keys.LOGS, stream)
@@ -84,7 +84,7 @@ class Logs:
             path.replace(path.with_suffix(".log.1"))
             self._make_room()
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        with open(descriptor, "ab", buffering=0) as file:
+        with os.fdopen(descriptor, "ab") as file:
             file.write(data)
 
     def _make_room(self) -> None:
@@ -112,11 +112,18 @@ class Logs:
                 yield data
         while follow:
             await asyncio.sleep(_POLL_S)
-            if path.exists() and path.stat().st_size < offset:
+            if await asyncio.to_thread(_size, path) < offset:
                 offset = 0  # it was rotated
             while data := await asyncio.to_thread(_read_from, path, offset):
                 offset += len(data)
                 yield data
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _read_from(path: Path, offset: int) -> bytes:

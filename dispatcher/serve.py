@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 import uvicorn
+import uvloop
 
 from dispatcher.admission import Admission
 from dispatcher.app import create_app, server_config
-from dispatcher.catalog import Catalog
-from dispatcher.code import CodeStore
+from dispatcher.catalog import Catalog, functions
+from dispatcher.code import CodeStore, Collector
 from dispatcher.logs import Logs
 from dispatcher.operations import Services
 from dispatcher.pages import Pages
@@ -27,14 +28,8 @@ log = logging.getLogger(__name__)
 
 def run(settings: DispatcherSettings) -> None:
     """Serve until SIGINT or SIGTERM. Raises ``CatalogBusy`` and the like before anything listens."""
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings))
-
-
-def _loop_factory() -> "type[asyncio.AbstractEventLoop]":
-    import uvloop
-
-    return uvloop.new_event_loop  # type: ignore[return-value]
 
 
 async def _serve(settings: DispatcherSettings) -> None:
@@ -55,9 +50,16 @@ async def _parts(settings: DispatcherSettings) -> AsyncIterator[tuple[Services, 
         queue = Queue(settings.redis_url, queue_wait_s=settings.sync_queue_wait_s, function_secret=secret)
         await queue.start()
         stack.push_async_callback(queue.close)
+        collector = asyncio.create_task(Collector(code, lambda: catalog.read(functions.code_in_use)).run(), name="zips")
+        stack.push_async_callback(_cancel, collector)
         logs = Logs(settings.redis_url, settings.data_dir / "logs", settings.logs_max_bytes)
         logs.start()
         stack.push_async_callback(logs.close)
         default_mode = settings.executor or DEFAULT_MODE
         services = Services(catalog, code, queue, Admission(catalog, settings), settings, default_mode)
         yield services, Pages(queue, logs, default_mode), secret
+
+
+async def _cancel(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

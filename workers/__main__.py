@@ -17,7 +17,7 @@ def main() -> int:
         return 2
     log.configure("worker", settings.log, debug=settings.debug)
     # What follows imports Celery, which a wrong setting need not wait for.
-    from workers.app import Worker
+    from workers.app import Worker  # noqa: PLC0415
 
     return Worker(settings).run()
 

@@ -19,6 +19,7 @@ from workers.contract.broker import create_celery
 from workers.environment import Environment
 from workers.environments import Environments
 from workers.executor import Executor
+from workers.hot_reload import HotReload
 from workers.journal import Shipper
 from workers.leases import Leases
 from workers.loop import LoopThread
@@ -29,7 +30,7 @@ from workers.store import Store
 from workers.tasks import register
 from workers.upkeep import Upkeep
 
-#: After a stop Redis may not be there any more; outcomes under way get this long.
+#: Calls of functions to the Lambda API that are under way at a time; each waits for its answer in a thread.
 _FUNCTION_API_THREADS: Final = 64
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class Worker:
         self._shipper.start()
         self._api = FunctionApi(settings.endpoint, self._store, self._loop, _FUNCTION_API_THREADS)
         self._starter = LocalStarter(settings, self._loop, self._shipper, self._api.forward)
+        self._hot_reload = HotReload()
         claims = Claims(self._store, settings.name)
         running = Running()
         self._environments = Environments(
@@ -57,6 +59,7 @@ class Worker:
             mode=settings.mode,
             most=settings.max_environments,
             keepalive_ms=settings.keepalive_ms,
+            edition=self._hot_reload.edition,
         )
         self._executor = Executor(
             claims,
@@ -99,6 +102,7 @@ class Worker:
             self._drain.cancel()
         self._upkeep.stop()
         self._environments.close()
+        self._hot_reload.close()
         self._starter.close()
         self._api.close()
         self._shipper.stop()

@@ -49,12 +49,11 @@ class Claims:
             invocation.reply_to,
             keys.payload(invocation.request_id),
         ]
-        arguments = [invocation.attempt, member(invocation), encode(outcome), AFTERLIFE_MS]
+        arguments: list[str | bytes | int] = [invocation.attempt, member(invocation), encode(outcome), AFTERLIFE_MS]
         give_up = time.monotonic() + _REPLY_PATIENCE_S
         while True:
             try:
                 self._store.run("finish", names, arguments)
-                return
             except Unavailable as error:
                 if time.monotonic() > give_up:
                     log.error(
@@ -63,6 +62,8 @@ class Claims:
                     )
                     return
                 time.sleep(0.1)
+            else:
+                return
 
     def rejoin(self, spec: FunctionSpec, invocation: Invocation, environment: str, left_ms: int) -> str:
         """Record a running attempt again after Redis was lost: ``rejoined`` or ``known``."""

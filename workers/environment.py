@@ -31,11 +31,14 @@ class Relay(Protocol):
 
     link: Link
 
-    def pause_reading(self) -> None: ...
+    def pause_reading(self) -> None:
+        """Take nothing more from it."""
 
-    def resume_reading(self) -> None: ...
+    def resume_reading(self) -> None:
+        """Undo that."""
 
-    def close(self) -> Coroutine[Any, Any, None]: ...
+    def close(self) -> Coroutine[Any, Any, None]:
+        """End it and its tree; on the links' thread."""
 
 
 class EnvironmentBroken(Exception):
@@ -57,6 +60,10 @@ class Environment:
         self.give_back_by = 0.0
         """Monotonic time at which the function's timeout for its latest invocation ends."""
         self.retired = False
+        self.answered = False
+        """Its answer is out, and it was not handed back yet."""
+        self.edition = 0
+        """Of the hot-reload directory, when it was started."""
         self.interrupted = False
         """The worker stops and killed it."""
         self._loop = loop

@@ -11,6 +11,7 @@ import logging
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, Protocol
@@ -19,6 +20,9 @@ from workers.contract.messages import FunctionSpec
 from workers.environment import Environment
 from workers.leases import Lease, Leases
 from workers.store import Unavailable
+
+#: How long a caller waits for an environment that is about to be handed back; a start takes several times that.
+_HAND_BACK_S: Final = 0.01
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +45,14 @@ class StartError(Exception):
         self.code: Final = code
 
 
+class FunctionFault(StartError):
+    """The function's own code can't be started: an outcome, with this ``errorType``."""
+
+    def __init__(self, message: str, error_type: str) -> None:
+        super().__init__(message)
+        self.error_type: Final = error_type
+
+
 class Environments:
     """All environments of one worker."""
 
@@ -54,6 +66,7 @@ class Environments:
         mode: str,
         most: int,
         keepalive_ms: int,
+        edition: Callable[[str], int],
     ) -> None:
         self._leases = leases
         self._make = make
@@ -62,7 +75,11 @@ class Environments:
         self._mode = mode
         self._most = most
         self._keepalive_ms = keepalive_ms
+        self._edition = edition
         self._lock = threading.Lock()
+        self._idle_again = threading.Condition(self._lock)
+        self._answered: Counter[str] = Counter()
+        """Revision → environments whose answer is out and which the runtime has not handed back yet."""
         self._all: dict[str, Environment] = {}
         self._idle: dict[str, list[Environment]] = {}
         """Revision → idle ones, the most recently used last."""
@@ -96,16 +113,42 @@ class Environments:
         return self._start(environment.spec, owner, code_url, lambda _environment: None)
 
     def _pop(self, spec: FunctionSpec) -> Environment | None:
+        edition = self._edition(spec.hot_reload_path)
         with self._lock:
             stale = self._supersede(spec)
-            idle = self._idle.get(spec.revision, [])
-            found = None
-            while idle and found is None:
-                candidate = idle.pop()
-                found = candidate if candidate.usable else None
+            found = self._most_recent(spec.revision, edition, stale)
+            if found is None and self._answered[spec.revision]:
+                # A caller may be back before the runtime is; that is a matter of moments, and a start is not.
+                self._idle_again.wait_for(lambda: not self._answered[spec.revision], _HAND_BACK_S)
+                found = self._most_recent(spec.revision, edition, stale)
         for environment in stale:
             self.retire(environment)
         return found
+
+    def _most_recent(self, revision: str, edition: int, stale: list[Environment]) -> Environment | None:
+        """Pop the most recently used one that can be used; what was edited since it began goes to ``stale``."""
+        idle = self._idle.get(revision, [])
+        while idle:
+            candidate = idle.pop()
+            if candidate.edition == edition and candidate.usable:
+                return candidate
+            stale.append(candidate)
+        return None
+
+    def answered(self, environment: Environment) -> None:
+        """The last answer of the thread that has it is about to go out."""
+        with self._lock:
+            environment.answered = True
+            self._answered[environment.spec.revision] += 1
+
+    def _not_answered(self, environment: Environment) -> None:
+        """Holding the lock: it was handed back, or is no more."""
+        if environment.answered:
+            environment.answered = False
+            self._answered[environment.spec.revision] -= 1
+            if not self._answered[environment.spec.revision]:
+                del self._answered[environment.spec.revision]
+            self._idle_again.notify_all()
 
     def _supersede(self, spec: FunctionSpec) -> list[Environment]:
         """A new revision retires the idle environments of the old one."""
@@ -119,6 +162,7 @@ class Environments:
         lease = Lease(secrets.token_hex(16), spec, self._mode, self._worker)
         hold(lease.environment)
         environment = self._make(lease, self._on_gone)
+        environment.edition = self._edition(spec.hot_reload_path)
         self._leases.register(lease, "starting", owner)
         with self._lock:
             if self._closed:
@@ -164,6 +208,7 @@ class Environments:
             keep = current and not self._closed and environment.usable
             if keep:
                 self._idle.setdefault(spec.revision, []).append(environment)
+                self._not_answered(environment)
         if not keep:
             self.retire(environment)
 
@@ -172,6 +217,7 @@ class Environments:
     def retire(self, environment: Environment) -> None:
         """Take it out of service for good, then destroy it."""
         with self._lock:
+            self._not_answered(environment)
             if self._all.pop(environment.id, None) is None:
                 return
         environment.retired = True

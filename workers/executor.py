@@ -7,14 +7,15 @@ import logging
 import time
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from workers.claims import Claims, member
 from workers.contract.messages import Batch, FunctionSpec, Invocation, Outcome
 from workers.environment import Environment, EnvironmentBroken, deadline_ms
-from workers.environments import Environments, StartError
+from workers.environments import Environments, FunctionFault, StartError
 from workers.link import Answer, Event, InitFailed, NotIdle, Started
-from workers.outcome import Ending, TimedOut, end_lines, ending, start_line, used_mb
+from workers.outcome import Ending, TimedOut, end_lines, ending, failure, start_line, used_mb
 from workers.running import Running
 from workers.store import Store, Unavailable
 
@@ -56,14 +57,15 @@ class Executor:
         while work.pending:
             first = work.pending[0]
             try:
-                with self._environments.take(
-                    batch.spec, member(first), batch.code_url, lambda environment: self._hold(first, environment)
-                ) as environment:
+                hold = partial(self._hold, first)
+                with self._environments.take(batch.spec, member(first), batch.code_url, hold) as environment:
                     self._run_on(environment, work)
             except NotOurs:
                 work.pending.popleft()
             except _InitOverrun:
                 work.overran = True
+            except FunctionFault as error:
+                self._blame(work, error)
             except StartError as error:
                 self._refuse(work, error.code, str(error))
             except EnvironmentBroken as error:
@@ -85,6 +87,31 @@ class Executor:
         else:
             work.pending.popleft()
 
+    def _blame(self, work: "_Work", error: FunctionFault) -> None:
+        """The function's code can't be started: that is its answer."""
+        invocation = work.pending[0]
+        if not self._claim(work, invocation, ""):
+            work.pending.popleft()
+            return
+        found = failure(error.error_type, f"RequestId: {invocation.request_id} Error: {error}")
+        spec = work.batch.spec
+        tail = (
+            start_line(invocation.request_id, spec.version)
+            + found.log_lines
+            + end_lines(invocation.request_id, 0.0, spec.memory_mb, 1, 0.0)
+        )
+        outcome = Outcome(
+            request_id=invocation.request_id,
+            attempt=invocation.attempt,
+            kind="function_error",
+            payload=found.body,
+            error_type=found.error_type,
+            log_tail=tail.encode(),
+            version=spec.version,
+            worker=self._worker,
+        )
+        self._deliver(work, outcome)
+
     def _run_on(self, environment: Environment, work: "_Work") -> None:
         """Run invocations on a leased environment until none is left or it is spent."""
         if not environment.started and not self._initialise(environment, work):
@@ -98,6 +125,8 @@ class Executor:
                 outcome = self._attempt(environment, work, invocation)
             except NotIdle:
                 return  # The event was not sent: another environment takes it.
+            if len(work.pending) == 1:
+                self._environments.answered(environment)
             self._deliver(work, outcome)
             if work.pending:
                 environment.wait_idle(max(environment.give_back_by - time.monotonic(), 0.0))

@@ -67,6 +67,7 @@ class Leases:
             "revision": spec.revision,
             "container": lease.container,
         }
+        fields = [word for pair in description.items() for word in pair]
         self._store.run(
             "register",
             [
@@ -76,8 +77,7 @@ class Leases:
                 keys.idle(self._worker),
                 keys.warm(self._mode, spec.revision),
             ],
-            [lease.environment, state, owner, lease.generation, LEASE_MS, RECORD_MS]
-            + [word for pair in description.items() for word in pair],
+            [lease.environment, state, owner, lease.generation, LEASE_MS, RECORD_MS, *fields],
         )
 
     def lease(self, lease: Lease, owner: str) -> None:

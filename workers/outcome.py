@@ -44,11 +44,6 @@ class TimedOut:
 
 
 @dataclass(frozen=True, slots=True)
-class Interrupted:
-    """The worker stopped and ended the environment: the platform's fault."""
-
-
-@dataclass(frozen=True, slots=True)
 class Ending:
     """What the caller gets: success or function error, with body and error type; and lines for the log."""
 
@@ -65,14 +60,14 @@ def ending(answer: Answer | InitFailed | TimedOut, request_id: str, response_lim
     if isinstance(answer, TimedOut):
         reason = f"Task timed out after {answer.timeout_s:.2f} seconds"
         stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        return _failure(
+        return failure(
             "Sandbox.Timedout", f"RequestId: {request_id} Error: {reason}", f"{stamp} {request_id} {reason}\n\n"
         )
     if isinstance(answer, Exited):
         error_type = "Runtime.InvalidEntrypoint" if answer.error else "Runtime.ExitError"
         message = f"RequestId: {request_id} Error: {exit_reason(answer)}"
-        return _failure(error_type, message, f"{message}\n{error_type}\n")
-    if answer.too_large if isinstance(answer, FunctionError) else False:
+        return failure(error_type, message, f"{message}\n{error_type}\n")
+    if isinstance(answer, FunctionError) and answer.too_large:
         return _too_large(response_limit)
     return Ending(success=False, body=answer.body, error_type=answer.error_type or "Unhandled")
 
@@ -81,19 +76,20 @@ def _response_ending(answer: Response, request_id: str, response_limit: int) -> 
     if answer.too_large:
         return _too_large(response_limit)
     if answer.error:
-        return _failure(answer.error, f"RequestId: {request_id} Error: the response broke off")
+        return failure(answer.error, f"RequestId: {request_id} Error: the response broke off")
     if answer.error_type:
         return Ending(success=False, body=answer.payload, error_type=answer.error_type)
     return Ending(success=True, body=answer.payload)
 
 
 def _too_large(limit: int) -> Ending:
-    return _failure(
+    return failure(
         "Function.ResponseSizeTooLarge", f"Response payload size exceeded maximum allowed payload size ({limit} bytes)."
     )
 
 
-def _failure(error_type: str, message: str, log_lines: str = "") -> Ending:
+def failure(error_type: str, message: str, log_lines: str = "") -> Ending:
+    """A function error that Lambda itself words."""
     body = json.dumps({"errorType": error_type, "errorMessage": message}, separators=(",", ":"))
     return Ending(success=False, body=body.encode(), error_type=error_type, log_lines=log_lines)
 

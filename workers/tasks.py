@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 def register(app: Celery, executor: Executor) -> None:
     """Add the task to the application."""
 
-    @app.task(name=TASK, ignore_result=True, acks_late=True)
+    @app.task(name=TASK, ignore_result=True, acks_late=True)  # type: ignore[untyped-decorator] # Celery has no types
     def run(body: Any) -> None:
         """Run a batch. What can't be read is dropped: nobody claimed it, so whoever published it acts."""
         try:

@@ -33,7 +33,7 @@ _NO_CALLBACKS: Final = {"callbacks": None, "errbacks": None, "chain": None, "cho
 serialization.register(SERIALIZER, msgspec.msgpack.encode, msgspec.msgpack.decode, CONTENT_TYPE, "binary")
 
 
-class HeldInMemory(virtual.QoS):
+class HeldInMemory(virtual.QoS):  # type: ignore[misc] # kombu has no types
     """Counts unacknowledged messages against the prefetch limit, in memory only."""
 
     restore_at_shutdown = False
@@ -137,7 +137,7 @@ def envelope(batch: bytes, queue_name: str) -> bytes:
 def _template() -> bytes:
     """The message with ``%b`` where the body, task id (three times), queue and delivery tag go."""
     hole = "\0"
-    headers = {
+    headers: dict[str, Any] = {
         "lang": "py",
         "task": TASK,
         "id": hole,

@@ -9,6 +9,7 @@ Everything lies below one run directory that other users can pass through but no
 a killed worker left is removed by the next one.
 """
 
+import asyncio
 import contextlib
 import fcntl
 import logging
@@ -16,6 +17,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +25,7 @@ from workers import runtimes
 from workers.code import CodeCache, Tree
 from workers.contract.messages import FunctionSpec
 from workers.environment import Environment
-from workers.environments import StartError
+from workers.environments import FunctionFault, StartError
 from workers.identities import Identity, take
 from workers.journal import Journal, Shipper
 from workers.link import ApiRequest, FunctionIdentity, Start
@@ -77,7 +79,6 @@ class LocalStarter:
         _make_private(directory, identity)
         _make_private(scratch, identity)
         environment.relay = self._loop.submit(self._spawn(environment, scratch, tree)).result()
-        environment.relay.link.start  # noqa: B018 - keep the attribute's type in sight
         gid = tree.gid if tree.gid is not None else (identity.uid if identity else None)
         start = Start(
             argv=command.argv,
@@ -142,8 +143,7 @@ class LocalStarter:
                 other_user=self._uids is not None,
             )
         except InvalidEntrypoint as error:
-            # The runtime can't start: the relay says so, and the caller gets it as the function's error.
-            return runtimes.Command((f"{tree.path}/bootstrap",), {"_EVERWARM_ENTRYPOINT": str(error)})
+            raise FunctionFault(str(error), error.error_type) from error
         except RuntimeUnavailable as error:
             raise StartError(str(error), "InvalidRuntimeException") from error
 
@@ -179,16 +179,12 @@ class LocalStarter:
 
     async def _settle(self) -> None:
         """Wait for the destructions under way."""
-        import asyncio
-
         others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         await asyncio.gather(*others, return_exceptions=True)
 
 
 def log_stream(version: str, environment: str) -> str:
     """AWS's form: date, version in brackets, 32 hexadecimal digits."""
-    from datetime import UTC, datetime
-
     return f"{datetime.now(UTC):%Y/%m/%d}/[{version}]{environment}"
 
 
