@@ -119,7 +119,13 @@ def _probe(candidate: str, _stamp: int, family: str, clients: str) -> Interprete
         argv = [candidate, "-e", _NODE_PROBE]
     try:
         done = subprocess.run(
-            argv, check=False, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, stdin=subprocess.DEVNULL
+            argv,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=_PROBE_TIMEOUT_S,
+            stdin=subprocess.DEVNULL,
+            umask=0o022,  # what it compiles is for the functions' users to read
         )
     except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
         return None
