@@ -40,6 +40,8 @@ _AFTERLIFE_MS: Final = 60_000
 #: A worker's heartbeat lasts 5 s; in this time after a loss of Redis every living one has registered again.
 _REJOIN_S: Final = 3.0
 _MANY_REPLIES: Final = 100
+#: Part of Redis' memory over which synchronous calls are refused.
+_FULL: Final = 0.8
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +71,8 @@ class Queue:
         self._calls: dict[str, _Call] = {}
         self._workers: dict[str, dict[str, str]] = {}
         self._modes: frozenset[str] = frozenset()
+        self._full = False
+        """Redis has little memory left: what is running needs it to end."""
         self._epoch: str | None = None
         self._lost_at = 0.0
         """Monotonic time at which Redis was last found to have been lost."""
@@ -118,6 +122,8 @@ class Queue:
         """
         if mode not in self._modes:
             raise _unavailable(f"No living worker serves mode {mode}.")
+        if self._full:
+            raise _unavailable("The queue's memory is nearly used up.")
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         call = _Call(invocation, target, slot, future, time.monotonic())
         self._calls[invocation.request_id] = call
@@ -219,7 +225,8 @@ class Queue:
             pipe.zrange(keys.WORKERS, 0, -1)
             pipe.get(keys.EPOCH)
             pipe.set(keys.SECRET, self._secret)
-            names, epoch, _ = await pipe.execute()
+            pipe.info("memory")
+            names, epoch, _, memory = await pipe.execute()
             for name in names:
                 pipe.hgetall(keys.worker(name.decode()))
             found = await pipe.execute()
@@ -228,6 +235,7 @@ class Queue:
             for name, fields in zip(names, found, strict=True)
             if fields
         }
+        self._full = 0 < memory["maxmemory"] * _FULL < memory["used_memory"]
         self._modes = frozenset(worker["mode"] for worker in self._workers.values())
         word = epoch.decode() if epoch else None
         if self._epoch is not None and word != self._epoch and word is not None:
