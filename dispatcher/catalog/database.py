@@ -25,6 +25,8 @@ P = ParamSpec("P")
 _POSTGRESQL_THREADS: Final = 4
 _BUSY_TIMEOUT_MS: Final = 5000
 _CONNECT_TIMEOUT_S: Final = 5
+_SILENCE_MS: Final = 10_000
+_STATEMENT_TIMEOUT_MS: Final = 30_000
 
 
 class CatalogBusy(Exception):
@@ -161,6 +163,13 @@ def _postgresql(url: URL) -> Database:
         pool_size=_POSTGRESQL_THREADS,
         max_overflow=0,
         pool_pre_ping=True,
-        connect_args={"connect_timeout": _CONNECT_TIMEOUT_S},
+        # A server that is gone without a word must not hold a thread for ever.
+        connect_args={"connect_timeout": _CONNECT_TIMEOUT_S, "tcp_user_timeout": _SILENCE_MS},
     )
+    event.listen(engine, "connect", _configure_postgresql)
     return Database(engine, _POSTGRESQL_THREADS, None)
+
+
+def _configure_postgresql(connection: Any, _record: object) -> None:
+    connection.execute(f"SET statement_timeout = {_STATEMENT_TIMEOUT_MS}")
+    connection.commit()

@@ -258,13 +258,22 @@ def publish_from(
     if last is not None and last.fingerprint == latest.fingerprint:
         return last
     number = function.next_version
-    config = latest.config if description is None else {**latest.config, "Description": description}
+    config = _published(latest.config, description)
     ready = latest.state == "Active" and latest.update_status != "InProgress"
     state = "Active" if ready else "Pending"
     _insert_version(connection, function, number, config, latest.code, state=state, mark=latest.fingerprint)
     connection.execute(update(functions).where(functions.c.id == function.id).values(next_version=number + 1))
     bump_revision(connection, function, 0)
     return get_version(connection, function, str(number))
+
+
+def _published(config: Config, description: str | None) -> Config:
+    config = dict(config)
+    if description is not None:
+        config["Description"] = description
+    if config.get("SnapStart", {}).get("ApplyOn") == "PublishedVersions":
+        config["SnapStart"] = {**config["SnapStart"], "OptimizationStatus": "On"}
+    return config
 
 
 def list_versions(connection: Connection, key: FunctionKey, marker: str | None, limit: int | None) -> Page[Version]:

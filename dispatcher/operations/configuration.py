@@ -21,6 +21,10 @@ _MAX_TIMEOUT_S: Final = 900
 _MAX_MEMORY_MB: Final = 10_240
 _MAX_EPHEMERAL_MB: Final = 10_240
 _MAX_LAYERS: Final = 5
+#: Runtimes with SnapStart, which is accepted and shown, and changes nothing here.
+_SNAP_START: Final = frozenset(
+    {"java11", "java17", "java21", "java25", "python3.12", "python3.13", "python3.14", "dotnet8", "dotnet10"}
+)
 #: AWS's list of variables that a function can't set.
 _RESERVED: Final = frozenset(
     {
@@ -101,7 +105,9 @@ def changed_config(config: Config, request: Mapping[str, Any], settings: Dispatc
     for member, apply in _CHANGES.items():
         if request.get(member) is not None:
             apply(result, member, request[member])
-    _check_environment(request.get("Environment", {}).get("Variables") or {}, settings.environment_bytes)
+    if "SnapStart" in request:
+        _check_snap_start(result)
+    _check_environment((request.get("Environment") or {}).get("Variables") or {}, settings.environment_bytes)
     return result
 
 
@@ -190,6 +196,12 @@ def _check_package(config: Config) -> None:
             raise _invalid("Layers are not supported for functions created with container images.")
     elif not config.get("Runtime") or not config.get("Handler"):
         raise _invalid("Runtime and Handler are mandatory parameters for functions created with deployment packages.")
+
+
+def _check_snap_start(config: Config) -> None:
+    runtime = config.get("Runtime")
+    if config["SnapStart"]["ApplyOn"] != "None" and runtime not in _SNAP_START:
+        raise _invalid(f"{runtime} is not supported for SnapStart enabled functions.")
 
 
 def _check_limits(request: Mapping[str, Any]) -> None:

@@ -13,7 +13,8 @@ from dispatcher.wire.errors import AwsError
 
 _ACCOUNT: Final = re.compile(r"\d{12}")
 _IAM_ARN: Final = re.compile(r"arn:aws[a-zA-Z-]*:(iam|sts)::.*")
-_SERVICE: Final = re.compile(r"[a-z0-9.-]+\.amazonaws\.com(\.cn)?")
+#: Alexa's service principals end in amazon.com.
+_SERVICE: Final = re.compile(r"[a-z0-9.-]+\.(amazonaws\.com(\.cn)?|amazon\.com)")
 _URL_ACTION: Final = "lambda:InvokeFunctionUrl"
 
 

@@ -76,6 +76,10 @@ def test_create_with_everything(api: Functions) -> None:
     assert answer["DeadLetterConfig"] == {"TargetArn": "arn:aws:sqs:eu-central-1:111111111111:dlq"}
     assert answer["VpcConfig"]["SubnetIds"] == ["subnet-1"]
     assert answer["Timeout"] == 900
+    assert answer["SnapStart"] == {"ApplyOn": "PublishedVersions", "OptimizationStatus": "Off"}
+    published = api.client.publish_version(FunctionName="everything")
+    assert published["SnapStart"] == {"ApplyOn": "PublishedVersions", "OptimizationStatus": "On"}
+    assert plain(dict(api.client.publish_version(FunctionName="everything"))) == plain(dict(published))
     found = api.client.get_function(FunctionName="everything")
     assert found["Tags"] == {"team": "a", "everwarm:mode": "local"}
     assert found["Configuration"]["Architectures"] == ["arm64"]
@@ -147,6 +151,11 @@ _LONG = "a" * 65
             {"FunctionName": "arn:aws:lambda:eu-central-1:999999999999:function:fn"},
             "AccessDeniedException",
             "is not authorized to perform: lambda:CreateFunction",
+        ),
+        (
+            {"Runtime": "provided.al2023", "SnapStart": {"ApplyOn": "PublishedVersions"}},
+            "InvalidParameterValueException",
+            "provided.al2023 is not supported for SnapStart enabled functions.",
         ),
         ({"DurableConfig": {"ExecutionTimeout": 9}}, "InvalidParameterValueException", "does not have DurableConfig yet"),
         (

@@ -41,6 +41,8 @@ def test_statements_and_policy(api: Functions) -> None:
     assert "Condition" not in two
     three = add(api, "three", "arn:aws:iam::222222222222:user/u")
     assert three["Principal"] == {"AWS": "arn:aws:iam::222222222222:user/u"}
+    assert add(api, "alexa", "alexa-appkit.amazon.com")["Principal"] == {"Service": "alexa-appkit.amazon.com"}
+    api.client.remove_permission(FunctionName="fn", StatementId="alexa")
     four = add(api, "four", "*", Action="lambda:InvokeFunctionUrl", FunctionUrlAuthType="NONE")
     assert four["Principal"] == "*"
     assert four["Condition"] == {"StringEquals": {"lambda:FunctionUrlAuthType": "NONE"}}
