@@ -237,7 +237,10 @@ class Collector:
     async def run(self, every_s: float = GRACE_S) -> None:
         """Until cancelled."""
         while True:
-            await self.run_once()
+            try:
+                await self.run_once()
+            except AwsError as error:
+                _log.warning("looking for zips that no function needs failed: %s", error)
             await asyncio.sleep(every_s)
 
 
