@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from workers import runtimes
+from workers.cgroups import MemoryGroups, remove_leftovers
 from workers.code import CodeCache, Tree
 from workers.contract.messages import FunctionSpec
 from workers.environment import Environment
@@ -58,6 +59,7 @@ class LocalStarter:
         self._on_api = on_api
         self._uids = settings.local_uids if os.geteuid() == 0 else None
         self._run = _RunDirectory(settings.data_dir)
+        self._memory = MemoryGroups(self._run.path.name)
         self._environments = self._run.path / "environments"
         self._environments.mkdir(mode=0o711)
         code = self._run.path / "code"
@@ -78,6 +80,7 @@ class LocalStarter:
         scratch = directory / "tmp"
         _make_private(directory, identity)
         _make_private(scratch, identity)
+        group = self._memory.create(environment.id, spec.memory_mb)
         environment.relay = self._loop.submit(self._spawn(environment, scratch, tree)).result()
         gid = tree.gid if tree.gid is not None else (identity.uid if identity else None)
         start = Start(
@@ -87,6 +90,7 @@ class LocalStarter:
             uid=identity.uid if identity else None,
             gid=gid if identity else None,
             memory_mb=spec.memory_mb,
+            memory_cgroup=[str(group)] if group is not None else (),
             response_limit=self._settings.max_payload_bytes,
             check_peer_uid=identity is not None,
             function=FunctionIdentity(spec.function, spec.version, spec.handler),
@@ -105,9 +109,13 @@ class LocalStarter:
         relay: RelayProcess | None = getattr(environment, "relay", None)
         if relay is not None:
             await relay.close()
-        await self._loop.loop.run_in_executor(None, _remove, directory)
+        await self._loop.loop.run_in_executor(None, self._clear, environment.id, directory)
         if identity is not None:
             identity.close()
+
+    def _clear(self, environment: str, directory: Path) -> None:
+        _remove(directory)
+        self._memory.remove(environment)
 
     async def _spawn(self, environment: Environment, scratch: Path, tree: Tree) -> RelayProcess:
         relay = await spawn(
@@ -174,6 +182,7 @@ class LocalStarter:
     def close(self) -> None:
         """Remove what is left; every environment was destroyed before."""
         self._loop.submit(self._settle()).result(30)
+        self._memory.close()
         self._code.close()
         self._run.close()
 
@@ -217,6 +226,7 @@ def _remove_if_dead(path: Path) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return
+        remove_leftovers(path.name)
         _remove(path)
 
 

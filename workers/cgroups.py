@@ -1,0 +1,125 @@
+"""Memory limits of local environments by the kernel's control groups, where this process may make some.
+
+A group per environment, below one per worker that bears the name of its run directory. Both hierarchies are known:
+version 1's memory controller, and version 2 where the controller is, or can be, handed down. Anywhere else the relay
+samples and enforces the limit itself.
+"""
+
+import logging
+import time
+from pathlib import Path
+from typing import Final
+
+_MOUNT: Final = Path("/sys/fs/cgroup")
+_REMOVE_S: Final = 2.0
+_TICK_S: Final = 0.01
+
+log = logging.getLogger(__name__)
+
+
+class MemoryGroups:
+    """The groups of one worker; ``usable`` is false where there are none."""
+
+    def __init__(self, name: str) -> None:
+        self._limit_file = ""
+        self._extra: dict[str, str] = {}
+        self._parent = _parent()
+        self._own = self._parent / name if self._parent is not None else None
+        self.usable = self._own is not None and self._make(self._own)
+
+    def _make(self, own: Path) -> bool:
+        try:
+            own.mkdir(exist_ok=True)
+            if (own / "memory.limit_in_bytes").exists():
+                self._limit_file, self._extra = "memory.limit_in_bytes", {}
+                return True
+            (own / "cgroup.subtree_control").write_text("+memory")
+        except OSError as error:
+            log.debug("no memory groups: %s", error)
+            _remove(own)
+            return False
+        self._limit_file, self._extra = "memory.max", {"memory.swap.max": "0", "memory.oom.group": "1"}
+        return True
+
+    def create(self, name: str, limit_mb: int) -> Path | None:
+        """A group with the limit; ``None`` when there are no groups here."""
+        if not self.usable or self._own is None:
+            return None
+        group = self._own / name
+        try:
+            group.mkdir()
+            (group / self._limit_file).write_text(str(limit_mb << 20))
+            for file, value in self._extra.items():
+                if (group / file).exists():
+                    (group / file).write_text(value)
+        except OSError as error:
+            log.warning("no memory group for an environment: %s", error)
+            return None
+        return group
+
+    def remove(self, name: str) -> None:
+        """Remove an environment's group; its processes are gone or going."""
+        if self._own is not None and self.usable:
+            _remove(self._own / name)
+
+    def close(self) -> None:
+        """Remove the worker's group."""
+        if self._own is not None and self.usable:
+            _remove_tree(self._own)
+
+
+def remove_leftovers(name: str) -> None:
+    """Remove the groups of a dead worker."""
+    parent = _parent()
+    if parent is not None:
+        _remove_tree(parent / name)
+
+
+def _parent() -> Path | None:
+    """The group that this process is in, where groups with a memory limit can be made."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if "memory" in controllers.split(","):
+            return _inside(_MOUNT / "memory", path)
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers and (_MOUNT / "cgroup.controllers").exists():
+            return _inside(_MOUNT, path)
+    return None
+
+
+def _inside(mount: Path, path: str) -> Path | None:
+    """In a container the path is the host's, and the mount begins at the container's own group."""
+    for candidate in (mount / path.lstrip("/"), mount):
+        if (candidate / "cgroup.procs").exists():
+            return candidate
+    return None
+
+
+def _remove_tree(own: Path) -> None:
+    if own.is_dir():
+        for group in own.iterdir():
+            if group.is_dir():
+                _remove(group)
+        _remove(own)
+
+
+def _remove(group: Path) -> None:
+    """A group can be removed once the kernel has let go of its last process."""
+    give_up = time.monotonic() + _REMOVE_S
+    while True:
+        try:
+            group.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if time.monotonic() > give_up:
+                log.warning("a memory group stays: %s", error)
+                return
+            time.sleep(_TICK_S)
+        else:
+            return
