@@ -1,0 +1,143 @@
+"""``python -m tests.bench``: measure, and print the table. Targets decide nothing but a word in it."""
+
+import argparse
+import asyncio
+import shutil
+import statistics
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+
+from dispatcher.cli.part import ask_worker
+from tests.bench import bare, cold, relay, warm
+from tests.bench.load import Client
+from tests.bench.table import Line, latency, table
+from tests.services.commands import clean_environ
+from tests.services.stack import Stack
+
+THREADS = 16
+FUNCTION = "bench-echo"
+#: Targets of the project: warm median and rate against bare Celery, a cold start against the bare runtime.
+WARM, RATE, COLD = 1.7, 0.6, 1.3
+
+
+class Size(NamedTuple):
+    """How much is measured."""
+
+    rounds: int
+    calls: int
+    seconds: float
+    starts: int
+
+
+FULL = Size(rounds=6, calls=400, seconds=2.0, starts=12)
+QUICK = Size(rounds=2, calls=200, seconds=1.0, starts=4)
+
+
+def main() -> None:
+    """Run everything."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a quarter of the time, and of the certainty")
+    size = QUICK if parser.parse_args().quick else FULL
+    console = Console()
+    with _directory() as directory, bare.worker(directory / "bare", THREADS) as redis_url, _stack() as stack:
+        found = cold.programs(_runtimes())
+        if not found:
+            raise SystemExit("no Python that functions can use: see `everwarm doctor`")
+        cold.create(stack.client(), FUNCTION, found[0])
+        with console.status("warm calls") as status:
+            lines = _warm(size, Client(bare.connect, redis_url), Client(warm.connect, stack.endpoint, FUNCTION))
+            for program in found:
+                status.update(f"cold starts of {program.title}")
+                lines.append(_cold(size, stack, program, cold.Bare(directory, program)))
+            status.update("the relay alone")
+            trips = latency([asyncio.run(relay.round_trips(size.calls * size.rounds))])
+    console.print(table(lines, _caption(size)))
+    console.print(f"The relay's round trip alone: p50 {trips.p50:.2f} ms, p99 {trips.p99:.2f} ms.")
+
+
+def _warm(size: Size, plain: Client, everwarm: Client) -> list[Line]:
+    """Both sides in turns: one caller, then many."""
+    alone: dict[Client, list[list[float]]] = {plain: [], everwarm: []}
+    together: dict[Client, list[float]] = {plain: [], everwarm: []}
+    try:
+        for client in alone:
+            client.latencies(size.calls // 4)  # Imports, connections, the first environment.
+        for _ in range(size.rounds):
+            for client, samples in alone.items():
+                samples.append(client.latencies(size.calls))
+            for client, rates in together.items():
+                rates.append(client.rate(THREADS, size.seconds))
+    finally:
+        plain.close()
+        everwarm.close()
+    a, b = latency(alone[plain]), latency(alone[everwarm])
+    return [
+        Line("warm call, p50", a.p50, b.p50, " ms", WARM),
+        Line("warm call, p99", a.p99, b.p99, " ms"),
+        Line(
+            f"rate, {THREADS} clients",
+            statistics.median(together[plain]),
+            statistics.median(together[everwarm]),
+            "/s",
+            RATE,
+            at_least=True,
+        ),
+    ]
+
+
+def _cold(size: Size, stack: Stack, program: cold.Program, plain: cold.Bare) -> Line:
+    name = f"bench-cold-{program.runtime.replace('.', '-')}"
+    client = stack.client()
+    cold.create(client, name, program)
+    starts, calls = [], []
+    for number in range(size.starts):
+        starts.append(plain.start_ms())
+        calls.append(cold.first_call_ms(client, stack.endpoint, name, program, number))
+    return Line(
+        f"cold start, {program.title} ({program.runtime})",
+        statistics.median(starts),
+        statistics.median(calls),
+        " ms",
+        COLD,
+    )
+
+
+def _runtimes() -> dict[str, str]:
+    rows = ask_worker("workers.doctor", clean_environ())["runtimes"]
+    return {row["runtime"]: row["command"] for row in rows if row["command"]}
+
+
+@contextmanager
+def _directory() -> Iterator[Path]:
+    # Functions' users must be able to pass through it.
+    path = Path(tempfile.mkdtemp(prefix="everwarm-bench-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _stack() -> Iterator[Stack]:
+    stack = Stack({"EVERWARM_CONCURRENCY": str(THREADS)})
+    try:
+        yield stack.start()
+    finally:
+        stack.close()
+
+
+def _caption(size: Size) -> str:
+    return (
+        f"Bare: a no-op task on plain Celery with its own reply list; for cold starts the interpreter with its Runtime API client, "
+        f"from its start to its first request. Everwarm: HTTP to HTTP. Medians of {size.rounds} rounds in turns, "
+        f"{size.calls} calls or {size.seconds:g} s each; of {size.starts} cold starts."
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Cold starts: the first invocation of a revision that has no environment, and what of it is the bare runtime."""
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from mypy_boto3_lambda import LambdaClient
+from mypy_boto3_lambda.literals import RuntimeType
+
+from tests.bench.warm import Connection
+from tests.services.code import zip_of
+from workers import runtimes
+from workers.contract.messages import FunctionSpec
+
+_START_S = 30
+_ROLE = "arn:aws:iam::000000000000:role/bench"
+
+
+class Program(NamedTuple):
+    """An echo in one language."""
+
+    title: str
+    runtime: RuntimeType
+    file: str
+    code: str
+
+
+PYTHON = "def handler(event, context):\n    return event\n"
+NODE = "exports.handler = async (event) => event;\n"
+
+
+def programs(available: dict[str, str]) -> list[Program]:
+    """Echoes in the newest Python and Node that this machine has; ``available`` maps runtimes to commands."""
+    found = []
+    for family, title, file, code in (
+        ("python", "Python", "index__py", PYTHON),
+        ("nodejs", "Node.js", "index__js", NODE),
+    ):
+        newest = [runtime for runtime in available if runtime.startswith(family)][-1:]
+        found += [Program(title, runtime, file, code) for runtime in newest]  # type: ignore[arg-type]
+    return found
+
+
+def create(client: LambdaClient, name: str, program: Program) -> None:
+    """A function with the program as its code."""
+    client.create_function(
+        FunctionName=name,
+        Runtime=program.runtime,
+        Handler="index.handler",
+        Role=_ROLE,
+        Code={"ZipFile": zip_of(**{program.file: program.code})},
+        Timeout=30,
+        MemorySize=512,
+    )
+    client.get_waiter("function_active_v2").wait(FunctionName=name, WaiterConfig={"Delay": 1})
+
+
+def first_call_ms(client: LambdaClient, endpoint: str, name: str, program: Program, number: int) -> float:
+    """Give the function new code, and time its first invocation."""
+    code = zip_of(**{program.file: program.code, "revision__txt": str(number)})
+    client.update_function_code(FunctionName=name, ZipFile=code)
+    client.get_waiter("function_updated_v2").wait(FunctionName=name, WaiterConfig={"Delay": 1})
+    connection = Connection(endpoint, name)
+    try:
+        began = time.perf_counter()
+        connection.invoke()
+        return (time.perf_counter() - began) * 1000
+    finally:
+        connection.close()
+
+
+class Bare:
+    """The interpreter with our client for the Runtime API, started as a plain process."""
+
+    def __init__(self, directory: Path, program: Program) -> None:
+        code = directory / f"code-{program.runtime}"
+        code.mkdir(parents=True)
+        (code / program.file.replace("__", ".")).write_text(program.code)
+        clients = runtimes.install(directory / f"clients-{program.runtime}")
+        spec = FunctionSpec(
+            account="000000000000",
+            region="us-east-1",
+            function="bench",
+            version="$LATEST",
+            runtime=program.runtime,
+            handler="index.handler",
+            timeout_s=30,
+            memory_mb=512,
+            ephemeral_mb=512,
+            environment={},
+            code_sha256="",
+            revision="",
+        )
+        # The interpreter that functions get: as root one that other users may run.
+        command = runtimes.command(spec, code, {}, clients=clients, other_user=os.geteuid() == 0)
+        self._argv = command.argv
+        self._directory = code
+        self._environ = {
+            **runtimes.environment(spec, command, code, log_stream="bench", credentials={}),
+            "HOME": str(directory),
+            "TMPDIR": str(directory),
+            # A function's user can't write there either.
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+
+    def start_ms(self) -> float:
+        """From its start to its first request."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.settimeout(_START_S)
+            address = f"127.0.0.1:{listener.getsockname()[1]}"
+            began = time.perf_counter()
+            with _process(self._argv, {**self._environ, "AWS_LAMBDA_RUNTIME_API": address}, self._directory):
+                connection, _ = listener.accept()
+                with connection:
+                    connection.settimeout(_START_S)
+                    request = b""
+                    while b"\r\n\r\n" not in request:
+                        data = connection.recv(65536)
+                        assert data, "the runtime hung up"
+                        request += data
+                    took = (time.perf_counter() - began) * 1000
+        assert request.startswith(b"GET /2018-06-01/runtime/invocation/next "), request
+        return took
+
+
+@contextmanager
+def _process(argv: tuple[str, ...], environ: dict[str, str], directory: Path) -> Iterator[None]:
+    process = subprocess.Popen(argv, env=environ, cwd=directory, stdin=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
