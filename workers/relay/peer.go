@@ -15,6 +15,8 @@ import (
 type peerListener struct {
 	net.Listener
 	uid int
+
+	complained bool // once is enough: any user of the host can make this happen
 }
 
 func (l *peerListener) Accept() (net.Conn, error) {
@@ -28,7 +30,8 @@ func (l *peerListener) Accept() (net.Conn, error) {
 			return conn, nil
 		}
 		conn.Close()
-		if err != nil {
+		if err != nil && !l.complained {
+			l.complained = true
 			diagnose("a connection's owner is unknown: %v", err)
 		}
 	}
