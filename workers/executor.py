@@ -14,7 +14,7 @@ from workers.claims import Claims, member
 from workers.contract.messages import Batch, FunctionSpec, Invocation, Outcome
 from workers.environment import Environment, EnvironmentBroken, deadline_ms
 from workers.environments import Environments, FunctionFault, StartError
-from workers.link import Answer, Event, InitFailed, NotIdle, Started
+from workers.link import Answer, Event, Exited, InitFailed, NotIdle, Started
 from workers.outcome import Ending, TimedOut, end_lines, ending, failure, start_line, used_mb
 from workers.running import Running
 from workers.store import Store, Unavailable
@@ -211,7 +211,8 @@ class Executor:
         timed_out = isinstance(answer, TimedOut)
         if timed_out:
             duration_ms = spec.timeout_s * 1000.0
-        used = used_mb(answer.memory_kb)
+        # The kernel counts to the limit; what was sampled before is less.
+        used = spec.memory_mb if isinstance(answer, Exited) and answer.oom else used_mb(answer.memory_kb)
         init_ms, environment.init_ms = environment.init_ms, 0.0
         lines = end_lines(invocation.request_id, duration_ms, spec.memory_mb, used, init_ms, timed_out=timed_out)
         return Outcome(
