@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from workers.contract import scripts
 
@@ -26,7 +28,12 @@ class Store:
         found: redis.Redis | None = getattr(self._local, "client", None)
         if found is None:
             found = redis.Redis.from_url(
-                self._url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, single_connection_client=True
+                self._url,
+                socket_timeout=TIMEOUT_S,
+                socket_connect_timeout=TIMEOUT_S,
+                single_connection_client=True,
+                # A connection that idled while Redis was restarted fails at its next command. Not redis-py's default here.
+                retry=Retry(NoBackoff(), 1),
             )
             self._local.client = found
         return found
