@@ -535,6 +535,39 @@ def test_signals_reach_a_waiting_runtime(version: str, tmp_path: Path) -> None:
     assert process.output == "stopping\n"
 
 
+def test_processes_that_the_function_spawns(version: str, tmp_path: Path) -> None:
+    """They import the main script again, which must not start a second client."""
+    (tmp_path / "sample.py").write_text(
+        "import multiprocessing\n"
+        "def work(pipe):\n    pipe.send('from the child')\n"
+        "def handler(event, context):\n"
+        "    spawn = multiprocessing.get_context('spawn')\n"
+        "    here, there = spawn.Pipe()\n"
+        "    child = spawn.Process(target=work, args=(there,))\n"
+        "    child.start()\n"
+        "    text = here.recv()\n"
+        "    child.join()\n"
+        "    return [text, child.exitcode]\n"
+    )
+    with _start("sample.handler", tmp_path, version) as process:
+        assert json.loads(process.invoke().body) == ["from the child", 0]
+        assert process.api.connections == 1
+
+
+def test_looking_for_logging_does_not_lose_its_set_up(version: str, tmp_path: Path) -> None:
+    (tmp_path / "sample.py").write_text(
+        "import importlib.util, sys\n"
+        "assert 'logging' not in sys.modules\n"
+        "assert importlib.util.find_spec('logging')\n"
+        "import logging\n"
+        "logging.error('set up')\n"
+        "def handler(event, context):\n    return len(logging.getLogger().handlers)"
+    )
+    with _start("sample.handler", tmp_path, version) as process:
+        assert process.invoke().body == b"1"
+    assert _TIME.sub("<time>", process.output) == "[ERROR]\t<time>\t\tset up\n"
+
+
 def _pairs() -> list[tuple[str, str]]:
     return list(itertools.product(_installed(), ["sample.handler", "absent.handler"]))
 

@@ -285,9 +285,8 @@ class _LoggingSetup:
     def find_spec(self, name, path=None, target=None):
         if name != "logging":
             return None
-        sys.meta_path.remove(self)
         for finder in sys.meta_path:
-            spec = finder.find_spec(name, path, target)
+            spec = finder.find_spec(name, path, target) if finder is not self else None
             if spec is not None:
                 self._follow(spec.loader)
                 return spec
@@ -299,6 +298,7 @@ class _LoggingSetup:
         def exec_module(module):
             del loader.exec_module
             execute(module)
+            sys.meta_path.remove(self)
             _details().set_up_logging(module, self._runtime)
 
         loader.exec_module = exec_module
@@ -314,6 +314,7 @@ class Runtime:
         sys.stderr = Unbuffered(sys.stderr)
         self.request_id = None
         self.tenant_id = None
+        LambdaContext._stdout = self.stdout
         self.own_file = Runtime.__init__.__code__.co_filename
 
     def load(self, handler):
@@ -402,7 +403,6 @@ class Runtime:
             int(headers.get("lambda-runtime-deadline-ms", 0)),
             headers.get("lambda-runtime-invoked-function-arn"),
             self.tenant_id,
-            self.stdout,
         )
 
     def _document(self, text, name):
@@ -418,7 +418,9 @@ class Runtime:
 class LambdaContext:
     """The handler's second argument."""
 
-    def __init__(self, invoke_id, client_context, cognito_identity, deadline_ms, arn, tenant_id, stdout):
+    _stdout = None
+
+    def __init__(self, invoke_id, client_context, cognito_identity, deadline_ms, arn, tenant_id):
         self.aws_request_id = invoke_id
         self.log_group_name = environ.get("AWS_LAMBDA_LOG_GROUP_NAME")
         self.log_stream_name = environ.get("AWS_LAMBDA_LOG_STREAM_NAME")
@@ -436,7 +438,6 @@ class LambdaContext:
             self.identity.cognito_identity_id = cognito_identity.get("cognitoIdentityId")
             self.identity.cognito_identity_pool_id = cognito_identity.get("cognitoIdentityPoolId")
         self._epoch_deadline_time_in_ms = deadline_ms
-        self._stdout = stdout
 
     def get_remaining_time_in_millis(self):
         from time import time
