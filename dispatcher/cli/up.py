@@ -255,6 +255,8 @@ class Supervisor:
             )
 
     def _stop(self) -> None:
+        if self._ready:
+            click.echo(f"Everwarm stops; running calls get up to {self._drain_s:g} s (Ctrl-C again: none).")
         for part in self._parts:
             part.signal(signal.SIGTERM)
         self._wait(self._parts, self._drain_s + _KILL_AFTER_DRAIN_S)

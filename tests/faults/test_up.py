@@ -43,7 +43,8 @@ def invoke(up: Up, seconds: float = 0, name: str = "slow") -> object:
 def answers(up: Up, seconds: float = 0) -> bool:
     try:
         return invoke(up, seconds) == {"s": seconds}
-    except (BotoCoreError, ClientError):
+    except (BotoCoreError, ClientError) as error:
+        print(f"{time.monotonic():.2f} {error}")
         return False
 
 
@@ -82,6 +83,8 @@ def test_a_second_signal_stops_at_once(up: Start) -> None:
     call.start()
     wait_until("the call runs", lambda: any("bootstrap" in process.command for process in one.tree()))
     one.process.send_signal(signal.SIGINT)
+    # Two signals that are sent at once arrive as one.
+    wait_until("it is stopping", lambda: "Everwarm stops" in one.output())
     began = time.monotonic()
     one.process.send_signal(signal.SIGINT)
     one.process.wait(5)
