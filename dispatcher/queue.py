@@ -285,6 +285,17 @@ class Queue:
             [_member(call.invocation)],
         )
 
+    async def supersede(self, function: str, version: str, revision: str) -> None:
+        """Have idle environments retired whose revision is not this one. ``function``: ``account:region:name``.
+
+        ``version`` may be ``*``, and ``revision`` empty when the version is gone. A note that is lost costs nothing: such an
+        environment never gets another invocation, and its idle time ends it.
+        """
+        try:
+            await self._run("supersede", [keys.SUPERSEDED], [f"{function}:{version}={revision}", keys.SUPERSEDED_MS])
+        except (RedisError, OSError) as error:
+            log.info("old environments stay until they are idle for too long", extra={"error": str(error)})
+
     # For the pages
 
     async def environments(self) -> list[dict[str, Any]]:

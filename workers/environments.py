@@ -257,6 +257,24 @@ class Environments:
             self.retire(environment)
         return len(dead) + len(going)
 
+    def supersede(self, note: str) -> None:
+        """Retire the idle environments that a note of ``supersede.lua`` is about."""
+        name, _, revision = note.partition("=")
+        function, _, version = name.rpartition(":")
+        with self._lock:
+            going = [
+                environment
+                for environments in self._idle.values()
+                for environment in environments
+                if environment.spec.revision != revision
+                and f"{environment.spec.account}:{environment.spec.region}:{environment.spec.function}" == function
+                and version in ("*", environment.spec.version)
+            ]
+            for environment in going:
+                self._idle[environment.spec.revision].remove(environment)
+        for environment in going:
+            self.retire(environment)
+
     # Upkeep
 
     def renew(self) -> None:

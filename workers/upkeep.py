@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 from workers.api import FunctionApi
 from workers.claims import Claims
@@ -54,6 +54,8 @@ class Upkeep:
         self._renew_due = 0.0
         self._sweep_due = 0.0
         self._lost = False
+        self._notes_read = 0
+        """Redis time of the newest note that was read."""
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
 
@@ -73,6 +75,7 @@ class Upkeep:
         """Do what is due at the monotonic time ``now``."""
         try:
             self.beat()
+            self._supersede()
             if now >= self._renew_due:
                 self._renew_due = now + _RENEW_S
                 self._environments.renew()
@@ -108,6 +111,15 @@ class Upkeep:
             self._running.rejoin(self._claims)
             self._environments.renew()
         self._epoch = epoch
+
+    def _supersede(self) -> None:
+        """Read the notes since the last time; one that is read twice does no harm."""
+        notes = self._store.client.zrange(
+            keys.SUPERSEDED, f"({self._notes_read}", "+inf", byscore=True, withscores=True
+        )
+        for note, score in cast("list[tuple[bytes, float]]", notes):
+            self._notes_read = max(self._notes_read, int(score))
+            self._environments.supersede(note.decode())
 
     def stop(self) -> None:
         """End the loops, and say that this worker is gone."""

@@ -10,6 +10,7 @@ from dispatcher.operations.configuration import changed_config, describe, listed
 from dispatcher.operations.naming import key_of, qualified
 from dispatcher.operations.sources import take_code
 from dispatcher.operations.tagging import check_tags
+from dispatcher.wire.arn import LATEST
 from dispatcher.wire.errors import AwsError
 
 _MAX_NAME: Final = 64
@@ -116,6 +117,7 @@ async def update_function_code(call: Call, request: Request) -> Response:
     )
     if not dry_run:
         catalog.activate(key)
+        await _supersede(call, key)
     return describe(version, arn=key.arn(version.name if publish and not dry_run else None))
 
 
@@ -131,7 +133,14 @@ async def update_function_configuration(call: Call, request: Request) -> Respons
         lambda latest: changed_config(latest.config, request, settings),
     )
     call.services.catalog.activate(key)
+    await _supersede(call, key)
     return describe(version, arn=key.arn())
+
+
+async def _supersede(call: Call, key: FunctionKey) -> None:
+    """No idle environment of ``$LATEST`` as it was is needed any more."""
+    target = await call.services.catalog.resolve(key.account, key.region, key.name)
+    await call.services.queue.supersede(f"{key.account}:{key.region}:{key.name}", LATEST, target.spec.revision)
 
 
 @operation("DeleteFunction")
@@ -143,4 +152,5 @@ async def delete_function(call: Call, request: Request) -> Response:
         await catalog.write(functions.delete_function, key)
     else:
         await catalog.write(functions.delete_version, key, qualifier)
+    await call.services.queue.supersede(f"{key.account}:{key.region}:{key.name}", qualifier or "*", "")
     return {"StatusCode": 204}

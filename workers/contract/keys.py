@@ -18,6 +18,7 @@ everwarm:environments:<worker>                         set     120 s unrenewed  
 everwarm:leases:<worker>                               zset    120 s unrenewed     leased environment → end of the lease (ms)
 everwarm:idle:<worker>                                 zset    120 s unrenewed     idle environment → last use (ms)
 everwarm:warm:<mode>:<revision>                        zset    120 s unrenewed     idle environment → last use, over all workers
+everwarm:superseded                                    zset    60 s                function version=revision → when (ms)
 everwarm:logs                                          zset    permanent, pruned   log stream → last append (ms)
 everwarm:log:<account>:<region>:<function>             stream  600 s               log chunks the dispatcher has not stored yet
 everwarm.<mode>.<lane>                                 list    permanent           Celery's queues
@@ -33,6 +34,8 @@ EPOCH: Final = "everwarm:epoch"
 SECRET: Final = "everwarm:secret"
 WORKERS: Final = "everwarm:workers"
 LOGS: Final = "everwarm:logs"
+SUPERSEDED: Final = "everwarm:superseded"
+SUPERSEDED_MS: Final = 60_000
 
 #: Keys that may stand without a TTL; anything else without one is a leak, which the tests look for.
 PERMANENT: Final = (EPOCH, SECRET, WORKERS, LOGS, "everwarm.*.*", "_kombu.binding*")

@@ -21,6 +21,7 @@ NAMES: Final = (
     "release",
     "renew",
     "retire",
+    "supersede",
     "sweep",
 )
 
