@@ -421,6 +421,18 @@ def test_a_refused_response_is_no_end(major: str) -> None:
     assert "Failed to post handler success response. Http response code: 413." in process.output
 
 
+def test_a_response_that_is_refused_before_it_is_read_is_no_end(major: str, tmp_path: Path) -> None:
+    code = "exports.handler = async (event) => 'x'.repeat(event.bytes - 2);"
+    with _start(major, "index.handler", _write(tmp_path, {"index.js": code})) as process:
+        process.api.hasty = True
+        process.send(b'{"bytes": 20000000}')
+        process.wait_ready()
+        process.wait_ready()
+        process.api.hasty = False
+        assert process.invoke(b'{"bytes": 4}').body == b'"xx"'
+    assert "Failed to post handler success response. Http response code: " in process.output
+
+
 def test_signals_reach_a_waiting_runtime(major: str, tmp_path: Path) -> None:
     code = "process.on('SIGTERM', () => process.exit(3)); exports.handler = async () => 1;"
     with _start(major, "index.handler", _write(tmp_path, {"index.js": code})) as process:

@@ -520,6 +520,17 @@ def test_interpreter_options_that_change_the_path(version: str) -> None:
     assert process.output == ""
 
 
+def test_a_response_that_is_refused_before_it_is_read_is_no_end(version: str) -> None:
+    with _start("big_response.handler", version=version) as process:
+        process.api.hasty = True
+        process.send(b'{"bytes": 20000000}')
+        process.wait_ready()
+        process.wait_ready()
+        process.api.hasty = False
+        assert process.invoke(b'{"bytes": 4}').body == b'"xx"'
+    assert "Failed to post handler success response. Http response code: " in process.output
+
+
 def test_signals_reach_a_waiting_runtime(version: str, tmp_path: Path) -> None:
     (tmp_path / "sample.py").write_text(
         "import signal, sys\n"

@@ -75,6 +75,8 @@ class RuntimeApi:
     chunked: bool = False
     status: int = 202
     """Answer to every report."""
+    hasty: bool = False
+    """Refuse reports as too large before their bodies are read, and close."""
     closes: bool = False
     """Close the connection after every response."""
     asked: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
@@ -114,6 +116,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         assert self.path.startswith(_PREFIX)
+        if self.api.hasty:
+            self.wfile.write(b"HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}")
+            self.close_connection = True
+            return
         trailers: dict[str, str] = {}
         if self.headers.get("Transfer-Encoding") == "chunked":
             body = self._read_chunks(trailers)

@@ -27,7 +27,7 @@ class Api {
     const reused = this.socket !== null;
     const send = () => {
       const socket = this.open();
-      this.answer = new Answer(then);
+      this.answer = new Answer(then, method === 'POST');
       socket.cork();
       socket.write(this.head(method, path, headers, body ? body.length : -1), 'latin1');
       if (body) socket.write(body);
@@ -42,7 +42,7 @@ class Api {
   // not hold the event loop until the caller says so, since the function is still running.
   begin(path, headers, then) {
     const socket = this.open();
-    this.answer = new Answer(then);
+    this.answer = new Answer(then, true);
     socket.write(this.head('POST', path, headers, -1), 'latin1');
     socket.unref();
     return socket;
@@ -96,8 +96,9 @@ class Api {
 
 // Collects one response from pieces of any size.
 class Answer {
-  constructor(then) {
+  constructor(then, isReport) {
     this.then = then;
+    this.isReport = isReport;
     this.started = false;
     this.status = 0;
     this.headers = null;
@@ -121,8 +122,10 @@ class Answer {
     return true;
   }
 
+  // The connection closed too early. What refuses a large report may close before it has read it: status 0.
   gone() {
-    throw new ApiGone('the Runtime API closed the connection');
+    if (this.isReport) this.then(0, {}, EMPTY);
+    else throw new ApiGone('the Runtime API closed the connection');
   }
 
   join() {

@@ -84,14 +84,19 @@ class Api:
             lines.append("Content-Length: %d\r\n" % len(body))
         lines.append("\r\n")
         head = lines[0].encode() + self._host + b"\r\n" + "".join(lines[1:]).encode("latin-1", "replace")
-        if self._sock is not None:
-            try:
-                self._write(head, body)
-                return
-            except OSError:
-                self.close()
-        self._connect()
-        self._write(head, body)
+        parts = (head, body) if body else (head,)
+        try:
+            sent = self._sock.sendmsg(parts) if self._sock is not None else 0
+        except OSError:
+            self.close()
+        if self._sock is None:
+            self._connect()
+            sent = self._sock.sendmsg(parts)
+        if sent < len(head):
+            self._sock.sendall(head[sent:])
+            sent = len(head)
+        if sent < len(head) + len(body):
+            self._sock.sendall(memoryview(body)[sent - len(head) :])
 
     def receive(self):
         """The response to the last request: status, headers by lower-case name, body."""
@@ -128,14 +133,6 @@ class Api:
         self._sock = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
         self._sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
         self._sock.connect(self._address)
-
-    def _write(self, head, body):
-        sent = self._sock.sendmsg((head, body) if body else (head,))
-        if sent < len(head):
-            self._sock.sendall(head[sent:])
-            sent = len(head)
-        if sent < len(head) + len(body):
-            self._sock.sendall(memoryview(body)[sent - len(head) :])
 
     def _exactly(self, size):
         rest = self._rest
