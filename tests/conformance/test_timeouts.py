@@ -1,0 +1,121 @@
+"""A function's time is up: the whole tree is killed, the caller is told in AWS's words, and the next call works."""
+
+import re
+import time
+from datetime import UTC, datetime
+
+import pytest
+
+from tests.conformance.test_results import report_of
+from tests.services.functions import SAMPLES, Functions, runtime_of
+from tests.services.processes import everything, look
+from tests.services.waiting import wait_until
+
+
+@pytest.mark.parametrize("event", [{}, {"busy": True}], ids=["asleep", "busy"])
+def test_a_handler_that_hangs(functions: Functions, event: dict[str, bool]) -> None:
+    name = functions.sample("hang", Timeout=1)
+    began = time.monotonic()
+    answer = functions.invoke(name, event)
+    assert 0.9 < time.monotonic() - began < 4
+    assert (answer.status, answer.error, answer.version) == (200, "Unhandled", "$LATEST")
+    message = f"RequestId: {answer.request_id} Error: Task timed out after 1.00 seconds"
+    assert answer.body.decode() == f'{{"errorType":"Sandbox.Timedout","errorMessage":"{message}"}}'
+    assert "hanging\n" in answer.log
+    (stamp,) = re.findall(rf"(\S+) {answer.request_id} Task timed out after 1\.00 seconds\n\n", answer.log)
+    assert abs((datetime.now(UTC) - datetime.fromisoformat(stamp)).total_seconds()) < 30
+    report = report_of(answer.log)
+    assert (report["ms"], report["billed"], report["status"]) == ("1000.00", "1000", "timeout")
+
+
+def test_an_endless_loop_in_node(functions: Functions) -> None:
+    source = "exports.handler = async (e) => { if (e.hang) for (;;) {} return 'fine'; };"
+    name = functions.create({"index.js": source}, "index.handler", runtime_of("node"), Timeout=1)
+    assert functions.invoke(name, {}).json == "fine"
+    answer = functions.invoke(name, {"hang": True})
+    assert answer.json["errorType"] == "Sandbox.Timedout"
+    assert functions.invoke(name, {}).json == "fine"
+
+
+SOMETIMES = """
+import os, time
+def handler(event, context):
+    if event == "hang":
+        time.sleep(3600)
+    return os.getpid()
+"""
+
+
+def test_the_next_call_works(functions: Functions) -> None:
+    name = functions.python(SOMETIMES, Timeout=1)
+    before = functions.invoke(name, "").json
+    assert functions.invoke(name, "hang").error == "Unhandled"
+    after = functions.invoke(name, "").json
+    assert after != before, "a process that timed out is not used again"
+    assert functions.invoke(name, "").json == after
+
+
+def test_timeouts_of_each_configuration(functions: Functions) -> None:
+    name = functions.sample("hang", Timeout=1)
+    functions.configure(name, Timeout=2)
+    answer = functions.invoke(name, {})
+    assert answer.json["errorMessage"].endswith("Error: Task timed out after 2.00 seconds")
+
+
+FORKS_AND_HANGS = (
+    """
+import time
+import forker
+def handler(event, context):
+    print(*forker.handler({"hold_output": event.get("hold_output", False)}, context), flush=True)
+    time.sleep(3600)
+"""
+)
+
+
+@pytest.mark.parametrize("hold_output", [False, True])
+def test_nothing_of_the_tree_is_left(functions: Functions, hold_output: bool) -> None:
+    """Children that have left session and group, ignore signals, and hold the output open, die as well."""
+    files = {"index.py": FORKS_AND_HANGS, "forker.py": (SAMPLES / "python" / "forker.py").read_text()}
+    name = functions.create(files, "index.handler", Timeout=1)
+    answer = functions.invoke(name, {"hold_output": hold_output})
+    assert answer.json["errorType"] == "Sandbox.Timedout"
+    (pids,) = re.findall(r"^(\d+ \d+)$", answer.log, re.MULTILINE)
+    wait_until("the children are gone", lambda: not any(look(int(pid)) for pid in pids.split()))
+
+
+def test_children_of_a_warm_environment_live_and_die_with_it(functions: Functions) -> None:
+    name = functions.sample("forker")
+    (pid, _) = functions.invoke(name, {}).json
+    assert functions.invoke(name, {"children": 0}).json == []
+    child = look(pid)
+    assert child is not None
+    functions.update(name, "handler = lambda event, context: 1")
+    functions.configure(name, Handler="index.handler")
+    assert functions.invoke(name, {}).json == 1
+    wait_until("the children are gone", lambda: look(pid) is None)
+    wait_until(
+        "no process of their user is left", lambda: not [found for found in everything() if found.uid == child.uid]
+    )
+
+
+LINGERS = """
+import os, signal, threading, time
+def handler(event, context):
+    if event == "linger":
+        # The response is there, but the runtime asks for nothing more: it is killed when the time is up.
+        threading.Thread(target=lambda: (time.sleep(0.05), os.kill(os.getpid(), signal.SIGSTOP))).start()
+    return os.getpid()
+"""
+
+
+def test_an_answer_comes_before_the_end(functions: Functions) -> None:
+    """A process that stops after its response harms nobody: its answer is out, the next call gets another."""
+    name = functions.python(LINGERS, Timeout=2)
+    began = time.monotonic()
+    first = functions.invoke(name, "linger")
+    assert first.error is None
+    assert time.monotonic() - began < 2
+    wait_until("it has stopped", lambda: (found := look(first.json)) is None or found.state in "TZ")
+    second = functions.invoke(name, "")
+    assert second.status == 200

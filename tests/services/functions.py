@@ -1,0 +1,150 @@
+"""Sample functions on a running stack: made from tests/functions or from source in the test, invoked, and read."""
+
+import base64
+import functools
+import itertools
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, cast
+
+import pytest
+from botocore.exceptions import ClientError
+from mypy_boto3_lambda import LambdaClient
+
+from tests.services.code import zip_of
+from tests.services.local import python_runtime
+from tests.services.stack import ACCOUNT, Stack
+from tests.services.waiting import wait_until
+from workers.doctor import RUNTIMES, look
+
+Family = Literal["python", "node", "provided"]
+SAMPLES: Final = Path(__file__).resolve().parent.parent / "functions"
+ROLE: Final = "arn:aws:iam::000000000000:role/lambda"
+REGION: Final = "us-east-1"
+_numbers = itertools.count(1)
+
+
+@functools.cache
+def node_runtime() -> str:
+    """The newest Node.js that functions can use here; without one the test is skipped, in CI it fails."""
+    found = [runtime for runtime in RUNTIMES if runtime.startswith("nodejs") and look(runtime, {})["command"]]
+    if not found and os.environ.get("CI") == "true":
+        pytest.fail("Node.js is missing: apt-get install nodejs")
+    if not found:
+        pytest.skip("needs Node.js: apt-get install nodejs")
+    return found[-1]
+
+
+def runtime_of(family: Family) -> str:
+    """A runtime of that family which this machine has."""
+    if family == "python":
+        return python_runtime()
+    return node_runtime() if family == "node" else "provided.al2023"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Everything of an answer to Invoke that a caller sees."""
+
+    status: int
+    body: bytes
+    error: str | None
+    version: str | None
+    log: str
+    """The tail, decoded; empty without ``LogType`` Tail."""
+    request_id: str
+    headers: Mapping[str, str]
+
+    @property
+    def json(self) -> Any:
+        """The body, decoded."""
+        return json.loads(self.body)
+
+
+class Functions:
+    """A client with short ways to make and call functions of one stack and mode. Names are never used twice."""
+
+    def __init__(self, stack: Stack, mode: str = "local", client: LambdaClient | None = None) -> None:
+        self.stack = stack
+        self.mode = mode
+        self.client = client or stack.client(max_pool_connections=32)
+
+    def arn(self, name: str, qualifier: str = "") -> str:
+        """The ARN of a function in the default account."""
+        return f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{name}" + (f":{qualifier}" if qualifier else "")
+
+    def sample(self, name: str, family: Family = "python", entry: str = "handler", **members: Any) -> str:
+        """Create the sample ``name`` of tests/functions; answers the function's name."""
+        (path,) = (SAMPLES / family).glob(f"{name}.*") if family != "provided" else [SAMPLES / "provided" / "bootstrap"]
+        handler = f"{name}.{entry}" if family != "provided" else name
+        return self.create({path.name: path.read_bytes()}, handler, runtime_of(family), **members)
+
+    def python(self, source: str, **members: Any) -> str:
+        """Create a Python function from source with a ``handler``; answers its name."""
+        return self.create({"index.py": source}, "index.handler", **members)
+
+    def create(
+        self, files: Mapping[str, str | bytes], handler: str, runtime: str | None = None, **members: Any
+    ) -> str:
+        """Create a function and wait until it is Active; answers its name."""
+        name = members.pop("FunctionName", None) or f"fn-{os.getpid()}-{next(_numbers)}"
+        request: dict[str, Any] = {
+            "FunctionName": name, "Runtime": runtime or python_runtime(), "Handler": handler, "Role": ROLE,
+            "Code": {"ZipFile": zip_of(**files)}, "Timeout": 20, **members,
+            "Tags": {"everwarm:mode": self.mode, **members.get("Tags", {})},
+        }  # fmt: skip
+        self.client.create_function(**request)
+        self.settle(name)
+        return name
+
+    def settle(self, name: str) -> None:
+        """Wait until the function is Active and its last update is through."""
+
+        def settled() -> bool:
+            found = self.client.get_function_configuration(FunctionName=name)
+            return found["State"] == "Active" and found["LastUpdateStatus"] == "Successful"
+
+        wait_until(f"{name} is ready", settled)
+
+    def configure(self, name: str, **members: Any) -> None:
+        """UpdateFunctionConfiguration, and wait for it."""
+        self.client.update_function_configuration(FunctionName=name, **members)
+        self.settle(name)
+
+    def update(self, name: str, source: str) -> None:
+        """UpdateFunctionCode with Python source, and wait for it."""
+        self.client.update_function_code(FunctionName=name, ZipFile=zip_of(index__py=source))
+        self.settle(name)
+
+    def invoke(self, name: str, event: Any = None, **members: Any) -> Answer:
+        """Invoke with the event as JSON (``None``: no payload), or with ``Payload`` as it is; the tail is asked for."""
+        request: dict[str, Any] = {"FunctionName": name, "LogType": "Tail", **members}
+        if event is not None:
+            request["Payload"] = json.dumps(event).encode()
+        found = self.client.invoke(**{key: value for key, value in request.items() if value is not None})
+        meta = found["ResponseMetadata"]
+        return Answer(
+            status=found["StatusCode"],
+            body=found["Payload"].read(),
+            error=found.get("FunctionError"),
+            version=found.get("ExecutedVersion"),
+            log=base64.b64decode(found.get("LogResult", "")).decode(errors="replace"),
+            request_id=meta["HTTPHeaders"]["x-amzn-requestid"],
+            headers=cast("Mapping[str, str]", meta["HTTPHeaders"]),
+        )
+
+    def refused(self, name: str, event: Any = None, **members: Any) -> tuple[str, int, dict[str, Any]]:
+        """Error code, status, and the whole parsed answer of a call of Invoke that is refused."""
+        with pytest.raises(ClientError) as caught:
+            self.invoke(name, event, **members)
+        answer = cast("dict[str, Any]", caught.value.response)
+        return answer["Error"]["Code"], answer["ResponseMetadata"]["HTTPStatusCode"], answer
+
+    def environments(self, name: str) -> list[dict[str, Any]]:
+        """The function's environments, as the server's page shows them."""
+        status, body = self.stack.get("/_everwarm/environments")
+        assert status == 200, body
+        return [found for found in json.loads(body)["environments"] if found["function"] == name]
