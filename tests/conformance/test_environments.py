@@ -1,0 +1,276 @@
+"""Environments: as many as calls run at a time, kept warm, expired when idle, replaced with the function."""
+
+import json
+import os
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.services.functions import SAMPLES, Answer, Functions
+from tests.services.processes import everything, look
+from tests.services.waiting import wait_until
+
+SLEEPS = """
+import itertools, os, time
+calls = itertools.count(1)
+def handler(event, context):
+    time.sleep(event.get("s", 0))
+    return [os.getpid(), next(calls), "WORD"]
+"""
+
+
+def states(functions: Functions, name: str) -> list[str]:
+    """The states of the function's environments."""
+    return sorted(found["state"] for found in functions.environments(name))
+
+
+def idle(functions: Functions, name: str, count: int = 1) -> None:
+    """Wait until the function has ``count`` idle environments, and no others."""
+    wait_until(
+        f"{name} has {count} idle environments",
+        lambda: states(functions, name) == ["idle"] * count,
+    )
+
+
+def test_one_after_the_other_share_one(functions: Functions) -> None:
+    name = functions.python(SLEEPS)
+    found = [functions.invoke(name, {}).json for _ in range(5)]
+    assert [count for _, count, _ in found] == [1, 2, 3, 4, 5]
+    assert len({pid for pid, _, _ in found}) == 1
+    (record,) = functions.environments(name)
+    assert record["version"] == "$LATEST"
+    assert record["mode"] == functions.mode
+    assert len(record["id"]) == 32
+    assert abs(record["last_use"] / 1000 - time.time()) < 30
+
+
+def test_at_a_time_each_has_its_own(functions: Functions) -> None:
+    name = functions.python(SLEEPS)
+    with ThreadPoolExecutor(6) as threads:
+        first = list(threads.map(lambda _: functions.invoke(name, {"s": 1.5}), range(6)))
+    pids = {answer.json[0] for answer in first}
+    assert len(pids) == 6
+    assert {answer.json[1] for answer in first} == {1}
+    idle(functions, name, 6)
+    with ThreadPoolExecutor(6) as threads:
+        again = list(threads.map(lambda _: functions.invoke(name, {"s": 0.3}), range(6)))
+    assert {answer.json[0] for answer in again} <= pids, "warm ones are used again"
+
+
+def test_different_functions_start_at_the_same_time(functions: Functions) -> None:
+    names = [functions.python("import time\ntime.sleep(1)\nhandler = lambda event, context: 1") for _ in range(4)]
+    began = time.monotonic()
+    with ThreadPoolExecutor(4) as threads:
+        assert [answer.json for answer in threads.map(lambda name: functions.invoke(name, {}), names)] == [1] * 4
+    assert time.monotonic() - began < 3.5
+
+
+def test_functions_do_not_share(functions: Functions) -> None:
+    one, other = functions.python(SLEEPS), functions.python(SLEEPS)
+    assert functions.invoke(one, {}).json[0] != functions.invoke(other, {}).json[0]
+
+
+def test_idle_ones_expire(make_functions: Callable[..., Functions]) -> None:
+    functions = make_functions(LAMBDA_KEEPALIVE_MS="1500")
+    name = functions.python(SLEEPS)
+    first = functions.invoke(name, {}).json[0]
+    process = look(first)
+    idle(functions, name)
+    # A call in time keeps it; and while one runs for longer than that, it is not idle.
+    assert functions.invoke(name, {"s": 2.5}).json[0] == first
+    assert functions.invoke(name, {}).json[:2] == [first, 3]
+    ended = time.monotonic()
+    wait_until("the environment is gone", lambda: functions.environments(name) == [], 10)
+    assert time.monotonic() - ended > 1.0
+    wait_until("its process is gone", lambda: look(first) != process)
+    wait_until("all are gone", lambda: not [p for p in everything() if p.uid in functions.stack.uids])
+    assert functions.invoke(name, {}).json[1] == 1
+
+
+def test_keepalive_zero_keeps_nothing(make_functions: Callable[..., Functions]) -> None:
+    functions = make_functions(LAMBDA_KEEPALIVE_MS="0")
+    name = functions.python(SLEEPS)
+    found = [functions.invoke(name, {}).json for _ in range(3)]
+    assert {count for _, count, _ in found} == {1}
+    wait_until("all are gone", lambda: functions.environments(name) == [])
+
+
+@pytest.fixture
+def calls() -> "Calls":
+    """Calls in the background."""
+    return Calls()
+
+
+class Calls:
+    """Calls that run beside the test."""
+
+    def start(self, functions: Functions, name: str, event: object, **members: object) -> "Future[Answer]":
+        """Invoke in a thread of its own."""
+        future: Future[Answer] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(functions.invoke(name, event, **members))
+            except BaseException as error:  # noqa: BLE001 - raised again by result()
+                future.set_exception(error)
+
+        threading.Thread(target=run).start()
+        return future
+
+
+def leased(functions: Functions, name: str) -> None:
+    """Wait until a call of the function runs."""
+    wait_until(f"a call of {name} runs", lambda: "leased" in states(functions, name))
+
+
+def test_a_running_call_finishes_on_the_old_code(functions: Functions, calls: Calls) -> None:
+    name = functions.python(SLEEPS)
+    before = functions.invoke(name, {}).json
+    running = calls.start(functions, name, {"s": 3})
+    leased(functions, name)
+    functions.update(name, SLEEPS.replace("WORD", "NEW"))
+    after = functions.invoke(name, {})
+    assert after.json[1:] == [1, "NEW"]
+    assert not running.done(), "the new code did not wait for the old"
+    answer = running.result(20)
+    assert (answer.error, answer.json) == (None, [before[0], 2, "WORD"])
+    assert functions.invoke(name, {}).json == [after.json[0], 2, "NEW"]
+    idle(functions, name)
+    wait_until("the old environment is gone", lambda: look(before[0]) is None)
+
+
+def test_a_new_configuration_replaces_idle_ones(functions: Functions) -> None:
+    name = functions.python(SLEEPS)
+    before = functions.invoke(name, {}).json[0]
+    functions.configure(name, Timeout=9)
+    assert functions.invoke(name, {}).json[0] != before
+    wait_until("the old environment is gone", lambda: look(before) is None)
+
+
+def test_a_function_deleted_while_it_runs(functions: Functions, calls: Calls) -> None:
+    name = functions.python(SLEEPS)
+    running = calls.start(functions, name, {"s": 1.5})
+    leased(functions, name)
+    functions.client.delete_function(FunctionName=name)
+    assert functions.refused(name, {})[:2] == ("ResourceNotFoundException", 404)
+    assert not running.done()
+    assert running.result(20).json[1:] == [1, "WORD"]
+
+
+def test_a_name_used_again_starts_afresh(functions: Functions) -> None:
+    name = functions.python(SLEEPS)
+    before = functions.invoke(name, {}).json
+    functions.client.delete_function(FunctionName=name)
+    functions.python(SLEEPS.replace("WORD", "SECOND"), FunctionName=name)
+    after = functions.invoke(name, {}).json
+    assert after[1:] == [1, "SECOND"]
+    assert after[0] != before[0]
+
+
+def test_an_environment_that_dies_while_idle(functions: Functions) -> None:
+    """The next call gets another one at once, and not an error."""
+    name = functions.python(SLEEPS)
+    pid = functions.invoke(name, {}).json[0]
+    idle(functions, name)
+    os.kill(pid, 9)
+    answer = functions.invoke(name, {})
+    assert answer.error is None
+    assert answer.json[1] == 1
+    idle(functions, name)
+
+
+EXITS_LATER = """
+import os, threading, time
+def handler(event, context):
+    if event == "exit":
+        threading.Timer(0.05, os._exit, [3]).start()
+    return os.getpid()
+"""
+
+
+def test_an_end_after_the_response_is_silent(functions: Functions) -> None:
+    name = functions.python(EXITS_LATER)
+    first = functions.invoke(name, "exit")
+    assert first.error is None
+    wait_until("it has ended", lambda: (found := look(first.json)) is None or found.state == "Z")
+    second = functions.invoke(name, "")
+    assert (second.error, second.json != first.json) == (None, True)
+
+
+def test_tmp_is_kept_and_private(functions: Functions) -> None:
+    name = functions.sample("writes_tmp")
+    first = functions.invoke(name, {"name": "a"}).json
+    second = functions.invoke(name, {"name": "b"}).json
+    assert "a" not in first["before"]
+    assert "a" in second["before"]
+    assert (second["folder"], second["mode"]) == (first["folder"], "0o700")
+    other = functions.invoke(functions.sample("writes_tmp"), {"name": "c"}).json
+    assert not {"a", "b"} & set(other["before"])
+
+
+def test_slash_tmp_is_private(functions: Functions) -> None:
+    source = """
+import os, pathlib
+def handler(event, context):
+    before = os.listdir("/tmp")
+    pathlib.Path("/tmp/everwarm-conformance").write_text("mine")
+    return before
+"""
+    one, other = functions.python(source), functions.python(source)
+    assert functions.invoke(one, {}).json == []
+    assert functions.invoke(one, {}).json == ["everwarm-conformance"]
+    assert functions.invoke(other, {}).json == []
+    assert not Path("/tmp/everwarm-conformance").exists()  # noqa: S108 - the host's
+
+
+def test_code_is_read_only(functions: Functions) -> None:
+    name = functions.python("""
+import os, pathlib
+def handler(event, context):
+    root = pathlib.Path(os.environ["LAMBDA_TASK_ROOT"])
+    found = []
+    for place in (root / "new", root / "index.py"):
+        try:
+            place.write_text("changed")
+            found.append("written")
+        except OSError as error:
+            found.append(type(error).__name__)
+    return found
+""")
+    found = functions.invoke(name, {}).json
+    assert "written" not in found
+
+
+def test_memory_is_limited(functions: Functions) -> None:
+    name = functions.python((SAMPLES / "python" / "memory_hog.py").read_text(), MemorySize=128, Timeout=30)
+    assert functions.invoke(name, {"mb": 10}).body == b"10"
+    answer = functions.invoke(name, {"mb": 1500})
+    assert (answer.status, answer.error) == (200, "Unhandled")
+    message = f"RequestId: {answer.request_id} Error: Runtime exited with error: signal: killed"
+    assert answer.body.decode() == f'{{"errorType":"Runtime.ExitError","errorMessage":"{message}"}}'
+    assert "Max Memory Used: 128 MB\t" in answer.log
+    assert functions.invoke(name, {"mb": 10}).body == b"10"
+
+
+def test_the_memory_figure_is_real(functions: Functions) -> None:
+    name = functions.sample("memory_hog", MemorySize=512)
+    used = []
+    for mb in (1, 100, 200):
+        (figure,) = [
+            word.split()[-2] for word in functions.invoke(name, {"mb": mb}).log.split("\t") if "Max Memory" in word
+        ]
+        used.append(int(figure))
+    assert 5 < used[0] < 60
+    assert 100 <= used[1] < 160
+    assert 200 <= used[2] < 260
+
+
+def test_the_page_is_one_json_document(functions: Functions) -> None:
+    with urllib.request.urlopen(functions.stack.endpoint + "/_everwarm/environments") as response:
+        assert response.headers["content-type"] == "application/json"
+        assert isinstance(json.load(response)["environments"], list)
