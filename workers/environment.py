@@ -144,6 +144,7 @@ class Environment:
 
     def kill(self) -> None:
         """Kill the process tree, and wait until it is gone."""
+        self._loop.call(self.journal.hurry)
         self._loop.call(self.relay.link.kill)
         if not self.gone.wait(KILL_S):
             log.warning("the relay did not kill its tree in time", extra={"environment": self.id})
