@@ -39,6 +39,8 @@ _START_SLACK_MS: Final = 60_000
 _AFTERLIFE_MS: Final = 60_000
 #: A worker's heartbeat lasts 5 s; in this time after a loss of Redis every living one has registered again.
 _REJOIN_S: Final = 3.0
+#: A reply that is not read this long after its call was seen to be done is lost.
+_UNREAD_S: Final = 1.5
 _MANY_REPLIES: Final = 100
 #: Part of Redis' memory over which synchronous calls are refused.
 _FULL: Final = 0.8
@@ -56,6 +58,8 @@ class _Call:
     future: "asyncio.Future[Outcome]"
     published: float
     """Monotonic."""
+    done: float = 0.0
+    """Monotonic time at which it was first seen to have ended without a reply."""
 
 
 class Queue:
@@ -76,6 +80,8 @@ class Queue:
         self._epoch: str | None = None
         self._lost_at = 0.0
         """Monotonic time at which Redis was last found to have been lost."""
+        self._unsure: list[_Call] = []
+        """Calls that were refused since Redis did not answer, and may be published all the same."""
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -166,6 +172,7 @@ class Queue:
             )  # fmt: skip
         except (RedisError, OSError) as error:
             log.warning("call refused: Redis is gone", extra={"error": str(error)})
+            self._unsure.append(call)
             raise _unavailable("The queue can't be reached.") from error
         if word == b"throttled":
             raise _throttled(call.slot.reason)
@@ -217,7 +224,16 @@ class Queue:
 
     async def _tick(self) -> None:
         await self._look()
+        await self._void_unsure()
         await self._look_after_calls()
+
+    async def _void_unsure(self) -> None:
+        """Redis answers again: what it took without saying so must not begin, if it has not yet."""
+        while self._unsure:
+            call = self._unsure[-1]
+            if await self._void(call):
+                await self._forget(call)
+            self._unsure.pop()
 
     async def _look(self) -> None:
         """Who lives, and whether Redis is still the one it was."""
@@ -236,7 +252,8 @@ class Queue:
             if fields
         }
         self._full = 0 < memory["maxmemory"] * _FULL < memory["used_memory"]
-        self._modes = frozenset(worker["mode"] for worker in self._workers.values())
+        # One that is stopping finishes what it runs, and takes nothing more.
+        self._modes = frozenset(worker["mode"] for worker in self._workers.values() if worker.get("stopping") != "1")
         word = epoch.decode() if epoch else None
         if self._epoch is not None and word != self._epoch and word is not None:
             log.warning("Redis was lost", extra={"calls": len(self._calls)})
@@ -260,21 +277,33 @@ class Queue:
         if state in ("run", "held"):
             if worker not in self._workers and not await _result(self._redis.exists(keys.worker(worker))):
                 await self._give_up(call, _unavailable("The worker that ran the invocation died.", status=500))
-            return
-        lost = call.published < self._lost_at and now - self._lost_at > _REJOIN_S
-        if state == "" and (lost or now - call.published > self._queue_wait_s):
-            word = await self._run(
-                "claim",
-                [keys.invocation(call.invocation.request_id)],
-                ["void", call.invocation.attempt, self.name, "", 0, _AFTERLIFE_MS],
-            )
-            if word == b"void":
+        elif state == "done":
+            # Its reply is about to be read, or went to a connection that was lost.
+            call.done = call.done or now
+            if now - call.done > _UNREAD_S:
+                await self._give_up(call, _unavailable("The outcome was lost with a connection to Redis.", status=500))
+        else:
+            lost = call.published < self._lost_at and now - self._lost_at > _REJOIN_S
+            overdue = now - call.published > self._queue_wait_s
+            if (state == "void" or lost or overdue) and await self._void(call):
                 error = _unavailable("The invocation was lost with Redis.") if lost else _throttled(ACCOUNT_EXCEEDED)
                 await self._give_up(call, error)
 
+    async def _void(self, call: _Call) -> bool:
+        """Whether the call can't begin any more."""
+        word = await self._run(
+            "claim",
+            [keys.invocation(call.invocation.request_id)],
+            ["void", call.invocation.attempt, self.name, "", 0, _AFTERLIFE_MS],
+        )
+        return bool(word == b"void")
+
     async def _give_up(self, call: _Call, error: AwsError) -> None:
-        spec = call.target.spec
         _fail(call, error)
+        await self._forget(call)
+
+    async def _forget(self, call: _Call) -> None:
+        spec = call.target.spec
         await self._run(
             "forget",
             [

@@ -13,7 +13,7 @@ AFTERLIFE_MS: Final = 60_000
 #: Longest start of an environment: two tries to initialise, and the slack of a loaded machine.
 START_MS: Final = 120_000
 #: A dispatcher that waits for a reply outlives a Redis restart; after this long nobody waits any more.
-_REPLY_PATIENCE_S: Final = 60.0
+_PATIENCE_S: Final = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +34,19 @@ class Claims:
         return self._claim("run", invocation, environment, spec.timeout_s * 1000 + AFTERLIFE_MS)
 
     def _claim(self, word: str, invocation: Invocation, environment: str, life_ms: int) -> str:
-        return self._store.word(
-            "claim",
-            [keys.invocation(invocation.request_id)],
-            [word, invocation.attempt, self._worker, environment, invocation.claim_by_ms, life_ms],
-        )
+        # Whether a claim without an answer was granted is known only to Redis: wait for it, and ask again.
+        give_up = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return self._store.word(
+                    "claim",
+                    [keys.invocation(invocation.request_id)],
+                    [word, invocation.attempt, self._worker, environment, invocation.claim_by_ms, life_ms],
+                )
+            except Unavailable:
+                if time.monotonic() > give_up:
+                    raise
+                time.sleep(0.1)
 
     def finish(self, spec: FunctionSpec, invocation: Invocation, outcome: Outcome) -> None:
         """Hand the outcome over, however long Redis is gone while somebody may still wait for it."""
@@ -50,7 +58,7 @@ class Claims:
             keys.payload(invocation.request_id),
         ]
         arguments: list[str | bytes | int] = [invocation.attempt, member(invocation), encode(outcome), AFTERLIFE_MS]
-        give_up = time.monotonic() + _REPLY_PATIENCE_S
+        give_up = time.monotonic() + _PATIENCE_S
         while True:
             try:
                 self._store.run("finish", names, arguments)

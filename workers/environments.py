@@ -100,7 +100,7 @@ class Environments:
         environment = self._pop(spec) or self._start(spec, owner, code_url, hold)
         try:
             if environment.lease.state == "idle":
-                self._leases.lease(environment.lease, owner)
+                self._lease(environment, owner)
             yield environment
         except BaseException:
             self.retire(environment)
@@ -111,6 +111,14 @@ class Environments:
         """A new environment in place of one whose initialisation overran."""
         self.retire(environment)
         return self._start(environment.spec, owner, code_url, lambda _environment: None)
+
+    def _lease(self, environment: Environment, owner: str) -> None:
+        try:
+            self._leases.lease(environment.lease, owner)
+        except Unavailable:
+            # It is ours whatever Redis says; the claim waits for Redis, and the next release writes the record anew.
+            environment.lease.owner = owner
+            environment.lease.state = "leased"
 
     def _pop(self, spec: FunctionSpec) -> Environment | None:
         edition = self._edition(spec.hot_reload_path)
@@ -177,7 +185,10 @@ class Environments:
 
     def started(self, environment: Environment) -> None:
         """The runtime asked for its first event: tell who looks at the records."""
-        self._leases.register(environment.lease, "leased", environment.lease.owner)
+        try:
+            self._leases.register(environment.lease, "leased", environment.lease.owner)
+        except Unavailable as error:
+            log.info("a record stays at starting", extra={"environment": environment.id, "error": str(error)})
 
     def _make_room(self) -> None:
         with self._lock:

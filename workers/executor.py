@@ -21,6 +21,7 @@ from workers.store import Store, Unavailable
 
 #: AWS gives initialisation this long; on overrun it runs again inside the first invocation, under the function's timeout.
 INIT_S: Final = 10.0
+_REDIS_PAUSE_S: Final = 0.1
 
 log = logging.getLogger(__name__)
 
@@ -57,23 +58,33 @@ class Executor:
         while work.pending:
             first = work.pending[0]
             try:
-                hold = partial(self._hold, first)
-                with self._environments.take(batch.spec, member(first), batch.code_url, hold) as environment:
-                    self._run_on(environment, work)
-            except NotOurs:
-                work.pending.popleft()
-            except _InitOverrun:
-                work.overran = True
-            except FunctionFault as error:
-                self._blame(work, error)
-            except StartError as error:
-                self._refuse(work, error.code, str(error))
-            except EnvironmentBroken as error:
-                self._refuse(work, "ServiceException", str(error))
+                self._take_and_run(work, first)
             except Unavailable as error:
-                # What was not claimed may be repeated, and who published it notices and decides.
-                log.warning("batch dropped: Redis is gone", extra={"error": str(error)})
-                return
+                # What was not claimed may be repeated, by us while there is time, or by who published it.
+                if time.time() * 1000 < first.claim_by_ms:
+                    time.sleep(_REDIS_PAUSE_S)
+                elif work.claimed == first.request_id:
+                    self._refuse(work, "ServiceException", "Redis is gone")
+                else:
+                    log.warning("batch dropped: Redis is gone", extra={"error": str(error)})
+                    return
+
+    def _take_and_run(self, work: "_Work", first: Invocation) -> None:
+        batch = work.batch
+        try:
+            hold = partial(self._hold, first)
+            with self._environments.take(batch.spec, member(first), batch.code_url, hold) as environment:
+                self._run_on(environment, work)
+        except NotOurs:
+            work.pending.popleft()
+        except _InitOverrun:
+            work.overran = True
+        except FunctionFault as error:
+            self._blame(work, error)
+        except StartError as error:
+            self._refuse(work, error.code, str(error))
+        except EnvironmentBroken as error:
+            self._refuse(work, "ServiceException", str(error))
 
     def _hold(self, invocation: Invocation, environment: str) -> None:
         if self._claims.hold(invocation, environment) != "held":
@@ -194,7 +205,10 @@ class Executor:
     def _payload(self, invocation: Invocation) -> bytes:
         if not invocation.payload_key:
             return invocation.payload
-        payload = self._store.client.get(invocation.payload_key)
+        try:
+            payload = self._store.client.get(invocation.payload_key)
+        except Unavailable as error:
+            raise LookupError("the payload can't be read: Redis is gone") from error
         if not isinstance(payload, bytes):
             raise LookupError("the payload is gone: Redis was lost")
         return payload

@@ -56,11 +56,14 @@ class Upkeep:
         self._lost = False
         self._notes_read = 0
         """Redis time of the newest note that was read."""
+        self.stopping = False
+        """It takes no more invocations, and finishes those that run."""
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
 
     def start(self) -> None:
         """Beat once, so that the dispatcher knows this worker, then go on in the thread."""
+        self.run_once(time.monotonic())
         self._thread.start()
 
     def _run(self) -> None:
@@ -96,7 +99,7 @@ class Upkeep:
             [
                 settings.name, HEARTBEAT_MS, secrets.token_hex(8),
                 "mode", settings.mode, "slots", settings.concurrency, "running", len(self._running),
-                "host", socket.gethostname(), "pid", os.getpid(),
+                "stopping", int(self.stopping), "host", socket.gethostname(), "pid", os.getpid(),
             ],
         )  # fmt: skip
         if self._lost:

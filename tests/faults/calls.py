@@ -1,7 +1,6 @@
 """A function to try faults on, and calls that tell how they ended instead of raising."""
 
 import json
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -85,7 +84,7 @@ class Caller:
         def run() -> None:
             try:
                 future.set_result(self(**event))
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - raised again where the answer is wanted
                 future.set_exception(error)
 
         threading.Thread(target=run, daemon=True).start()
@@ -119,7 +118,9 @@ def create(
         Timeout=timeout_s,
         MemorySize=memory_mb,
     )
-    wait_until(f"{name} is active", lambda: client.get_function(FunctionName=name)["Configuration"]["State"] == "Active")
+    wait_until(
+        f"{name} is active", lambda: client.get_function(FunctionName=name)["Configuration"]["State"] == "Active"
+    )
     return Caller(client, name)
 
 
@@ -173,7 +174,7 @@ def run_directory(pid: int) -> Path:
     """The directory of the environments of a worker, which holds its lock open."""
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         try:
-            target = Path(os.readlink(entry))
+            target = entry.readlink()
         except FileNotFoundError:
             continue
         if target.name == "lock" and target.parent.name.startswith("everwarm-local-"):

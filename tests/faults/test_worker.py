@@ -5,9 +5,14 @@ import signal
 import time
 from collections.abc import Callable
 
-import pytest
-
-from tests.faults.calls import caller, environment_processes, run_directory, starts, wait_until_quiet, wait_until_running
+from tests.faults.calls import (
+    caller,
+    environment_processes,
+    run_directory,
+    starts,
+    wait_until_quiet,
+    wait_until_running,
+)
 from tests.services.processes import wait_until_gone
 from tests.services.stack import Stack
 from tests.services.waiting import wait_until
@@ -113,12 +118,16 @@ def test_sigterm_interrupts_what_runs_for_too_long(make_stack: Callable[..., Sta
     assert not environment_processes(stack)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopping_worker_takes_nothing_more(own_stack: Stack, number: signal.Signals) -> None:
-    work = caller(own_stack)
-    running = work.begin(s=2, n=1)
-    wait_until_running(own_stack)
-    os.kill(own_stack.pid("worker"), number)
-    wait_until("it stops", lambda: "stop" in own_stack.log_text().lower() or work(n=2).refused, every_s=0.1)
-    own_stack.stop("worker")
+def test_a_stopping_worker_takes_nothing_more(make_stack: Callable[..., Stack]) -> None:
+    stack = make_stack(EVERWARM_DRAIN_S="20")
+    work = caller(stack)
+    running = work.begin(s=6, n=1)
+    wait_until_running(stack)
+    os.kill(stack.pid("worker"), signal.SIGTERM)
+    wait_until("the dispatcher knows that it stops", lambda: stack.get("/_everwarm/health")[0] == 503)
+    assert not running.done()
+    answer = work(n=2)
+    assert (answer.status, answer.error) == (503, "ServiceException")
+    assert answer.took_s < 1
+    stack.stop("worker")
     assert running.result(1).good
