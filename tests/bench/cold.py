@@ -3,9 +3,11 @@
 import os
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,25 +48,23 @@ def programs(available: dict[str, str]) -> list[Program]:
     return found
 
 
-def create(client: LambdaClient, name: str, program: Program) -> None:
-    """A function with the program as its code."""
+def create(client: LambdaClient, name: str, program: Program, note: str = "") -> None:
+    """A function with the program as its code; another ``note`` makes it another zip."""
     client.create_function(
         FunctionName=name,
         Runtime=program.runtime,
         Handler="index.handler",
         Role=_ROLE,
-        Code={"ZipFile": zip_of(**{program.file: program.code})},
+        Code={"ZipFile": zip_of(**{program.file: program.code, "note__txt": note})},
         Timeout=30,
         MemorySize=512,
     )
     client.get_waiter("function_active_v2").wait(FunctionName=name, WaiterConfig={"Delay": 1})
 
 
-def first_call_ms(client: LambdaClient, endpoint: str, name: str, program: Program, number: int) -> float:
-    """Give the function new code, and time its first invocation."""
-    code = zip_of(**{program.file: program.code, "revision__txt": str(number)})
-    client.update_function_code(FunctionName=name, ZipFile=code)
-    client.get_waiter("function_updated_v2").wait(FunctionName=name, WaiterConfig={"Delay": 1})
+def first_call_ms(client: LambdaClient, endpoint: str, name: str, program: Program, note: str = "") -> float:
+    """Create the function, and time its first invocation on a connection that is open already."""
+    create(client, name, program, note)
     connection = Connection(endpoint, name)
     try:
         began = time.perf_counter()
@@ -75,38 +75,12 @@ def first_call_ms(client: LambdaClient, endpoint: str, name: str, program: Progr
 
 
 class Bare:
-    """The interpreter with our client for the Runtime API, started as a plain process."""
+    """A runtime's process without anything around it: an interpreter with a client for the Runtime API."""
 
-    def __init__(self, directory: Path, program: Program) -> None:
-        code = directory / f"code-{program.runtime}"
-        code.mkdir(parents=True)
-        (code / program.file.replace("__", ".")).write_text(program.code)
-        clients = runtimes.install(directory / f"clients-{program.runtime}")
-        spec = FunctionSpec(
-            account="000000000000",
-            region="us-east-1",
-            function="bench",
-            version="$LATEST",
-            runtime=program.runtime,
-            handler="index.handler",
-            timeout_s=30,
-            memory_mb=512,
-            ephemeral_mb=512,
-            environment={},
-            code_sha256="",
-            revision="",
-        )
-        # The interpreter that functions get: as root one that other users may run.
-        command = runtimes.command(spec, code, {}, clients=clients, other_user=os.geteuid() == 0)
-        self._argv = command.argv
-        self._directory = code
-        self._environ = {
-            **runtimes.environment(spec, command, code, log_stream="bench", credentials={}),
-            "HOME": str(directory),
-            "TMPDIR": str(directory),
-            # A function's user can't write there either.
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
+    def __init__(self, argv: Sequence[str], environ: Mapping[str, str], directory: Path) -> None:
+        self._argv = argv
+        self._environ = environ
+        self._directory = directory
 
     def start_ms(self) -> float:
         """From its start to its first request."""
@@ -128,9 +102,57 @@ class Bare:
         return took
 
 
+def our_client(directory: Path, program: Program) -> Bare:
+    """What functions get: their interpreter with our client, compiled beforehand."""
+    code = _unpack(directory, program)
+    clients = runtimes.install(directory / f"clients-{program.runtime}")
+    spec = _spec(program)
+    # As root it is an interpreter that other users may run.
+    command = runtimes.command(spec, code, {}, clients=clients, other_user=os.geteuid() == 0)
+    variables = runtimes.environment(spec, command, code, log_stream="bench", credentials={})
+    return Bare(command.argv, {**variables, "HOME": str(directory), "TMPDIR": str(directory)}, code)
+
+
+def aws_client(directory: Path, program: Program) -> Bare | None:
+    """This Python with AWS's client; ``None`` where that is not installed."""
+    if find_spec("awslambdaric") is None:
+        return None
+    code = _unpack(directory / "aws", program)
+    argv = (sys.executable, "-m", "awslambdaric", "index.handler")
+    command = runtimes.Command(argv)
+    variables = runtimes.environment(_spec(program), command, code, log_stream="bench", credentials={})
+    return Bare(argv, {**variables, "HOME": str(directory), "TMPDIR": str(directory)}, code)
+
+
+def _unpack(directory: Path, program: Program) -> Path:
+    code = directory / f"code-{program.runtime}"
+    code.mkdir(parents=True)
+    (code / program.file.replace("__", ".")).write_text(program.code)
+    return code
+
+
+def _spec(program: Program) -> FunctionSpec:
+    return FunctionSpec(
+        account="000000000000",
+        region="us-east-1",
+        function="bench",
+        version="$LATEST",
+        runtime=program.runtime,
+        handler="index.handler",
+        timeout_s=30,
+        memory_mb=512,
+        ephemeral_mb=512,
+        environment={},
+        code_sha256="",
+        revision="",
+    )
+
+
 @contextmanager
-def _process(argv: tuple[str, ...], environ: dict[str, str], directory: Path) -> Iterator[None]:
-    process = subprocess.Popen(argv, env=environ, cwd=directory, stdin=subprocess.DEVNULL)
+def _process(argv: Sequence[str], environ: Mapping[str, str], directory: Path) -> Iterator[None]:
+    process = subprocess.Popen(
+        argv, env=environ, cwd=directory, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         yield
     finally:
