@@ -57,6 +57,9 @@ class FunctionApi:
         self._loop.call(environment.relay.link.respond, request.stream, status, headers, body)
 
     def _ask(self, spec: FunctionSpec, request: ApiRequest) -> tuple[int, list[tuple[str, str]], bytes]:
+        if not request.target.startswith("/"):
+            # Anything else would become part of the dispatcher's address.
+            return _refusal(400, "InvalidRequestContentException", "The request's target must be a path.")
         path = urlsplit(request.target).path
         if path.startswith("/_everwarm"):
             return _refusal(403, "AccessDeniedException", "Functions may not see these pages.")

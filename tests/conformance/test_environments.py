@@ -2,16 +2,14 @@
 
 import json
 import os
-import threading
 import time
 import urllib.request
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pytest
-
-from tests.services.functions import SAMPLES, Answer, Functions
+from tests.services.calls import start_call, wait_until_idle, wait_until_running
+from tests.services.functions import SAMPLES, Functions
 from tests.services.processes import everything, look
 from tests.services.waiting import wait_until
 
@@ -22,19 +20,6 @@ def handler(event, context):
     time.sleep(event.get("s", 0))
     return [os.getpid(), next(calls), "WORD"]
 """
-
-
-def states(functions: Functions, name: str) -> list[str]:
-    """The states of the function's environments."""
-    return sorted(found["state"] for found in functions.environments(name))
-
-
-def idle(functions: Functions, name: str, count: int = 1) -> None:
-    """Wait until the function has ``count`` idle environments, and no others."""
-    wait_until(
-        f"{name} has {count} idle environments",
-        lambda: states(functions, name) == ["idle"] * count,
-    )
 
 
 def test_one_after_the_other_share_one(functions: Functions) -> None:
@@ -56,7 +41,7 @@ def test_at_a_time_each_has_its_own(functions: Functions) -> None:
     pids = {answer.json[0] for answer in first}
     assert len(pids) == 6
     assert {answer.json[1] for answer in first} == {1}
-    idle(functions, name, 6)
+    wait_until_idle(functions, name, 6)
     with ThreadPoolExecutor(6) as threads:
         again = list(threads.map(lambda _: functions.invoke(name, {"s": 0.3}), range(6)))
     assert {answer.json[0] for answer in again} <= pids, "warm ones are used again"
@@ -80,7 +65,7 @@ def test_idle_ones_expire(make_functions: Callable[..., Functions]) -> None:
     name = functions.python(SLEEPS)
     first = functions.invoke(name, {}).json[0]
     process = look(first)
-    idle(functions, name)
+    wait_until_idle(functions, name)
     # A call in time keeps it; and while one runs for longer than that, it is not idle.
     assert functions.invoke(name, {"s": 2.5}).json[0] == first
     assert functions.invoke(name, {}).json[:2] == [first, 3]
@@ -100,39 +85,11 @@ def test_keepalive_zero_keeps_nothing(make_functions: Callable[..., Functions]) 
     wait_until("all are gone", lambda: functions.environments(name) == [])
 
 
-@pytest.fixture
-def calls() -> "Calls":
-    """Calls in the background."""
-    return Calls()
-
-
-class Calls:
-    """Calls that run beside the test."""
-
-    def start(self, functions: Functions, name: str, event: object, **members: object) -> "Future[Answer]":
-        """Invoke in a thread of its own."""
-        future: Future[Answer] = Future()
-
-        def run() -> None:
-            try:
-                future.set_result(functions.invoke(name, event, **members))
-            except BaseException as error:  # noqa: BLE001 - raised again by result()
-                future.set_exception(error)
-
-        threading.Thread(target=run).start()
-        return future
-
-
-def leased(functions: Functions, name: str) -> None:
-    """Wait until a call of the function runs."""
-    wait_until(f"a call of {name} runs", lambda: "leased" in states(functions, name))
-
-
-def test_a_running_call_finishes_on_the_old_code(functions: Functions, calls: Calls) -> None:
+def test_a_running_call_finishes_on_the_old_code(functions: Functions) -> None:
     name = functions.python(SLEEPS)
     before = functions.invoke(name, {}).json
-    running = calls.start(functions, name, {"s": 3})
-    leased(functions, name)
+    running = start_call(functions, name, {"s": 3})
+    wait_until_running(functions, name)
     functions.update(name, SLEEPS.replace("WORD", "NEW"))
     after = functions.invoke(name, {})
     assert after.json[1:] == [1, "NEW"]
@@ -140,7 +97,7 @@ def test_a_running_call_finishes_on_the_old_code(functions: Functions, calls: Ca
     answer = running.result(20)
     assert (answer.error, answer.json) == (None, [before[0], 2, "WORD"])
     assert functions.invoke(name, {}).json == [after.json[0], 2, "NEW"]
-    idle(functions, name)
+    wait_until_idle(functions, name)
     wait_until("the old environment is gone", lambda: look(before[0]) is None)
 
 
@@ -152,10 +109,10 @@ def test_a_new_configuration_replaces_idle_ones(functions: Functions) -> None:
     wait_until("the old environment is gone", lambda: look(before) is None)
 
 
-def test_a_function_deleted_while_it_runs(functions: Functions, calls: Calls) -> None:
+def test_a_function_deleted_while_it_runs(functions: Functions) -> None:
     name = functions.python(SLEEPS)
-    running = calls.start(functions, name, {"s": 1.5})
-    leased(functions, name)
+    running = start_call(functions, name, {"s": 1.5})
+    wait_until_running(functions, name)
     functions.client.delete_function(FunctionName=name)
     assert functions.refused(name, {})[:2] == ("ResourceNotFoundException", 404)
     assert not running.done()
@@ -176,12 +133,12 @@ def test_an_environment_that_dies_while_idle(functions: Functions) -> None:
     """The next call gets another one at once, and not an error."""
     name = functions.python(SLEEPS)
     pid = functions.invoke(name, {}).json[0]
-    idle(functions, name)
+    wait_until_idle(functions, name)
     os.kill(pid, 9)
     answer = functions.invoke(name, {})
     assert answer.error is None
     assert answer.json[1] == 1
-    idle(functions, name)
+    wait_until_idle(functions, name)
 
 
 EXITS_LATER = """
