@@ -20,7 +20,7 @@ demo: .venv/installed ## Set up, start everything, run the sample functions, cle
 	@$(BIN)/everwarm demo
 
 test: .venv/tested system ## Set up and run the whole test suite
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2
 
 lint: .venv/tested ## Check formatting, style, types, import rules, Go
 	$(BIN)/ruff check .
