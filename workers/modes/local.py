@@ -27,11 +27,10 @@ from workers.code import CodeCache, Tree
 from workers.contract.messages import FunctionSpec
 from workers.environment import Environment
 from workers.environments import FunctionFault, StartError
-from workers.identities import Identity, take
 from workers.journal import Journal, Shipper
 from workers.link import ApiRequest, FunctionIdentity, Start
 from workers.loop import LoopThread
-from workers.process import RelayProcess, spawn
+from workers.modes.places import Place, Places
 from workers.runtimes import InvalidEntrypoint, RuntimeUnavailable
 from workers.settings import WorkerSettings
 
@@ -56,36 +55,32 @@ class LocalStarter:
         self._settings = settings
         self._loop = loop
         self._shipper = shipper
-        self._on_api = on_api
         self._uids = settings.local_uids if os.geteuid() == 0 else None
         self._run = _RunDirectory(settings.data_dir)
         self._memory = MemoryGroups(self._run.path.name)
-        self._environments = self._run.path / "environments"
-        self._environments.mkdir(mode=0o711)
+        places = self._run.path / "environments"
+        places.mkdir(mode=0o711)
         code = self._run.path / "code"
         code.mkdir(mode=0o711)
         self._code = CodeCache(code, self._uids)
         self._clients = runtimes.install(self._run.path / "clients")
-        self._held: dict[str, tuple[Path, Identity | None]] = {}
-        """Environment → its directory and user id."""
+        self._places = Places(places, self._uids, loop, (self._clients, code), on_api)
+        self._held: dict[str, Place] = {}
 
     def start(self, environment: Environment, code_url: str) -> None:
-        """Spawn the relay and send START. Raises :class:`StartError`."""
+        """Take a place and send its relay START. Raises :class:`StartError`."""
         spec = environment.spec
         tree = self._tree(spec, code_url)
         command = self._command(spec, tree)
-        identity = take(self._uids) if self._uids is not None else None
-        directory = self._environments / environment.id
-        self._held[environment.id] = (directory, identity)
-        scratch = directory / "tmp"
-        _make_private(directory, identity)
-        _make_private(scratch, identity)
+        place = self._held[environment.id] = self._places.take(tree.path)
+        environment.journal = Journal(self._shipper, spec, place.relay.pause_reading, place.relay.resume_reading)
+        place.give_to(environment)
         group = self._memory.create(environment.id, spec.memory_mb)
-        environment.relay = self._loop.submit(self._spawn(environment, scratch, tree)).result()
+        identity = place.identity
         gid = tree.gid if tree.gid is not None else (identity.uid if identity else None)
         start = Start(
             argv=command.argv,
-            env=self._variables(environment, command, tree, scratch),
+            env=self._variables(environment, command, tree, place.scratch),
             cwd=str(tree.path),
             uid=identity.uid if identity else None,
             gid=gid if identity else None,
@@ -100,34 +95,14 @@ class LocalStarter:
         self._loop.call(environment.relay.link.start, start)
 
     def destroy(self, environment: Environment) -> None:
-        """End the relay, then remove the directory and give the user id back; in the background."""
-        held = self._held.pop(environment.id, None)
-        if held is not None:
-            self._loop.submit(self._destroy(environment, *held))
+        """Give its place up, in the background."""
+        place = self._held.pop(environment.id, None)
+        if place is not None:
+            self._loop.submit(self._destroy(environment.id, place))
 
-    async def _destroy(self, environment: Environment, directory: Path, identity: Identity | None) -> None:
-        relay: RelayProcess | None = getattr(environment, "relay", None)
-        if relay is not None:
-            await relay.close()
-        await self._loop.loop.run_in_executor(None, self._clear, environment.id, directory)
-        if identity is not None:
-            identity.close()
-
-    def _clear(self, environment: str, directory: Path) -> None:
-        _remove(directory)
-        self._memory.remove(environment)
-
-    async def _spawn(self, environment: Environment, scratch: Path, tree: Tree) -> RelayProcess:
-        relay = await spawn(
-            on_log=environment.on_log,
-            on_idle=environment.on_idle,
-            on_exit=environment.on_exit,
-            on_api=lambda request: self._on_api(environment, request),
-            private_tmp=str(scratch) if self._uids is not None else "",
-            keep=(str(self._clients), str(tree.path), str(scratch)) if self._uids is not None else (),
-        )
-        environment.journal = Journal(self._shipper, environment.spec, relay.pause_reading, relay.resume_reading)
-        return relay
+    async def _destroy(self, environment: str, place: Place) -> None:
+        await self._places.destroy(place)
+        await self._loop.loop.run_in_executor(None, self._memory.remove, environment)
 
     def _tree(self, spec: FunctionSpec, code_url: str) -> Tree:
         if spec.hot_reload_path:
@@ -181,6 +156,7 @@ class LocalStarter:
 
     def close(self) -> None:
         """Remove what is left; every environment was destroyed before."""
+        self._places.close()
         self._loop.submit(self._settle()).result(30)
         self._memory.close()
         self._code.close()
@@ -241,12 +217,6 @@ def _opened(path: Path) -> Iterator[int | None]:
         yield found
     finally:
         os.close(found)
-
-
-def _make_private(path: Path, identity: Identity | None) -> None:
-    path.mkdir(mode=0o700)
-    if identity is not None:
-        os.chown(path, identity.uid, identity.uid)
 
 
 def _remove(path: Path) -> None:
