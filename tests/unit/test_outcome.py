@@ -37,23 +37,31 @@ def exited(**changes: object) -> Exited:
         ),
         (
             exited(exit_code=0),
-            f'{{"errorType":"Runtime.ExitError","errorMessage":"RequestId: {ID} Error: '
-            'Runtime exited without providing a reason"}',
+            (
+                f'{{"errorType":"Runtime.ExitError","errorMessage":"RequestId: {ID} Error: '
+                'Runtime exited without providing a reason"}'
+            ),
         ),
         (
             exited(exit_code=127),
-            f'{{"errorType":"Runtime.ExitError","errorMessage":"RequestId: {ID} Error: '
-            'Runtime exited with error: exit status 127"}',
+            (
+                f'{{"errorType":"Runtime.ExitError","errorMessage":"RequestId: {ID} Error: '
+                'Runtime exited with error: exit status 127"}'
+            ),
         ),
         (
             exited(signal=signal.SIGKILL),
-            f'{{"errorType":"Runtime.ExitError","errorMessage":"RequestId: {ID} Error: '
-            'Runtime exited with error: signal: killed"}',
+            (
+                f'{{"errorType":"Runtime.ExitError","errorMessage":"RequestId: {ID} Error: '
+                'Runtime exited with error: signal: killed"}'
+            ),
         ),
         (
             response(too_large=True, payload=b""),
-            '{"errorType":"Function.ResponseSizeTooLarge","errorMessage":'
-            '"Response payload size exceeded maximum allowed payload size (6291556 bytes)."}',
+            (
+                '{"errorType":"Function.ResponseSizeTooLarge","errorMessage":'
+                '"Response payload size exceeded maximum allowed payload size (6291556 bytes)."}'
+            ),
         ),
     ],
 )
