@@ -218,6 +218,7 @@ class Queue:
                 if self._modes:
                     log.warning("Redis is gone; waiting for it", extra={"error": str(error)})
                 self._modes = frozenset()
+                self._end_hopeless(time.monotonic())
                 pause = 0.2
             if pause:
                 await asyncio.sleep(pause)
@@ -226,6 +227,12 @@ class Queue:
         await self._look()
         await self._void_unsure()
         await self._look_after_calls()
+
+    def _end_hopeless(self, now: float) -> None:
+        """Redis is gone: calls that run are answered when it is back, but not later than they could have lasted."""
+        for call in self._calls.values():
+            if now - call.published > self._queue_wait_s + call.target.spec.timeout_s + _START_SLACK_MS / 1000:
+                _fail(call, _unavailable("The queue can't be reached."))
 
     async def _void_unsure(self) -> None:
         """Redis answers again: what it took without saying so must not begin, if it has not yet."""

@@ -58,7 +58,7 @@ class Worker:
         self._api = FunctionApi(settings.endpoint, self._store, self._loop, _FUNCTION_API_THREADS)
         self._starter = LocalStarter(settings, self._loop, self._shipper, self._api.forward)
         self._hot_reload = HotReload()
-        claims = Claims(self._store, settings.name)
+        self._claims = claims = Claims(self._store, settings.name)
         running = Running()
         self._environments = Environments(
             Leases(self._store, settings.name, settings.mode),
@@ -101,9 +101,13 @@ class Worker:
 
     def _on_stopping(self, **_: Any) -> None:
         self._upkeep.stopping = True
-        self._drain = threading.Timer(self._settings.drain_s, self._environments.interrupt_all)
+        self._drain = threading.Timer(self._settings.drain_s, self._interrupt)
         self._drain.daemon = True
         self._drain.start()
+
+    def _interrupt(self) -> None:
+        self._environments.interrupt_all()
+        self._claims.hurry()
 
     def close(self) -> None:
         """End everything that this process started."""

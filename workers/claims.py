@@ -1,6 +1,7 @@
 """When an attempt starts to count, and when it is over: the worker's calls of ``claim``, ``finish`` and ``rejoin``."""
 
 import logging
+import threading
 import time
 from typing import Final
 
@@ -14,6 +15,7 @@ AFTERLIFE_MS: Final = 60_000
 START_MS: Final = 120_000
 #: A dispatcher that waits for a reply outlives a Redis restart; after this long nobody waits any more.
 _PATIENCE_S: Final = 60.0
+_PAUSE_S: Final = 0.1
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +26,11 @@ class Claims:
     def __init__(self, store: Store, worker: str) -> None:
         self._store = store
         self._worker = worker
+        self._hurry = threading.Event()
+
+    def hurry(self) -> None:
+        """The worker must end: from now on wait for Redis no longer."""
+        self._hurry.set()
 
     def hold(self, invocation: Invocation, environment: str) -> str:
         """Say that an environment is started for it: ``held``, or why it is not ours (``void``, ``late``, ``taken``)."""
@@ -44,9 +51,8 @@ class Claims:
                     [word, invocation.attempt, self._worker, environment, invocation.claim_by_ms, life_ms],
                 )
             except Unavailable:
-                if time.monotonic() > give_up:
+                if time.monotonic() > give_up or self._hurry.wait(_PAUSE_S):
                     raise
-                time.sleep(0.1)
 
     def finish(self, spec: FunctionSpec, invocation: Invocation, outcome: Outcome) -> None:
         """Hand the outcome over, however long Redis is gone while somebody may still wait for it."""
@@ -63,13 +69,12 @@ class Claims:
             try:
                 self._store.run("finish", names, arguments)
             except Unavailable as error:
-                if time.monotonic() > give_up:
+                if time.monotonic() > give_up or self._hurry.wait(_PAUSE_S):
                     log.error(
                         "outcome lost: Redis did not come back",
                         extra={"request_id": invocation.request_id, "error": str(error)},
                     )
                     return
-                time.sleep(0.1)
             else:
                 return
 

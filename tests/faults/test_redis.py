@@ -3,13 +3,14 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from tests.faults.calls import (
     Caller,
     Load,
     caller,
+    environment_processes,
     wait_until_quiet,
     wait_until_running,
 )
@@ -47,7 +48,9 @@ def test_killed_and_restarted_empty_under_load(own_stack: Stack) -> None:
     load = Load(work, 8, n=7)
     wait_until("the load runs", lambda: load.good_since(0) >= 20)
     own_stack.redis.kill9()
-    wait_until("calls are refused", lambda: any(answer.refused for _, answer in load.answers))
+    refused = work(n=0)
+    assert (refused.status, refused.error) == (503, "ServiceException")
+    assert refused.took_s < 1.5
     own_stack.redis.start()
     back = time.monotonic()
     wait_until("it serves again", lambda: load.good_since(back) >= 8, 5)
@@ -132,6 +135,19 @@ def test_frozen_redis_is_answered_soon(own_stack: Stack) -> None:
         wait_until("the dispatcher knows", lambda: work(n=3).took_s < 0.5)
     work.wait_until_good(5, n=4)
     wait_until_quiet(own_stack)
+
+
+def test_a_worker_that_stops_without_redis(make_stack: Callable[..., Stack]) -> None:
+    stack = make_stack(EVERWARM_DRAIN_S="2")
+    work = caller(stack)
+    call = work.begin(s=1, n=5)
+    wait_until_running(stack)
+    stack.redis.kill9()
+    stack.stop("worker", 8)
+    assert not environment_processes(stack)
+    stack.redis.start()
+    answer = call.result(15)
+    assert answer.refused, answer
 
 
 def test_flushed(own_stack: Stack) -> None:
