@@ -130,6 +130,8 @@ class Environment:
     def invoke(self, event: Event, timeout_s: float) -> Answer | TimedOut:
         """Run one invocation; over its time the tree is killed. Raises :class:`EnvironmentBroken`."""
         self._idle.clear()
+        if self.gone.is_set():  # It ended just before, and nothing will set it again.
+            self._idle.set()
         self.give_back_by = time.monotonic() + timeout_s
         answer: Future[Answer] = Future()
         self._loop.call(self.relay.link.invoke, event, answer)

@@ -72,7 +72,7 @@ class Executor:
     def _take_and_run(self, work: "_Work", first: Invocation) -> None:
         batch = work.batch
         try:
-            hold = partial(self._hold, first)
+            hold = partial(self._hold, work, first)
             with self._environments.take(batch.spec, member(first), batch.code_url, hold) as environment:
                 self._run_on(environment, work)
         except NotOurs:
@@ -86,8 +86,9 @@ class Executor:
         except EnvironmentBroken as error:
             self._refuse(work, "ServiceException", str(error))
 
-    def _hold(self, invocation: Invocation, environment: str) -> None:
-        if self._claims.hold(invocation, environment) != "held":
+    def _hold(self, work: "_Work", invocation: Invocation, environment: str) -> None:
+        # It is claimed already when the first environment did not take the event.
+        if work.claimed != invocation.request_id and self._claims.hold(invocation, environment) != "held":
             raise NotOurs
 
     def _refuse(self, work: "_Work", code: str, message: str) -> None:
