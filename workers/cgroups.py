@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Final
 
+#: What a relay that is in its environment's group may take of the memory there.
+RELAY_MB: Final = 16
 _MOUNT: Final = Path("/sys/fs/cgroup")
 _REMOVE_S: Final = 2.0
 _TICK_S: Final = 0.01
@@ -39,6 +41,33 @@ class MemoryGroups:
             _remove(own)
             return False
         self._limit_file, self._extra = "memory.max", {"memory.swap.max": "0", "memory.oom.group": "1"}
+        return True
+
+    def prepare(self, name: str, pid: int) -> Path | None:
+        """A group that the process is put into, so that what it starts later is born there; the limit follows.
+
+        ``None`` for version 2, where a process can be born in any group. In version 1 one can only be moved, for which
+        the kernel takes some 10 ms, and holds up whatever forks meanwhile.
+        """
+        if not self.usable or self._own is None or self._extra:
+            return None
+        group = self._own / name
+        try:
+            group.mkdir()
+            (group / "cgroup.procs").write_text(str(pid))
+        except OSError as error:
+            log.debug("no memory group in advance: %s", error)
+            self.remove(name)
+            return None
+        return group
+
+    def limit(self, group: Path, limit_mb: int) -> bool:
+        """Set the limit of a group from :meth:`prepare`; false when that fails."""
+        try:
+            (group / self._limit_file).write_text(str(limit_mb + RELAY_MB << 20))
+        except OSError as error:
+            log.warning("no memory limit for an environment: %s", error)
+            return False
         return True
 
     def create(self, name: str, limit_mb: int) -> Path | None:

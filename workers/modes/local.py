@@ -64,7 +64,7 @@ class LocalStarter:
         code.mkdir(mode=0o711)
         self._code = CodeCache(code, self._uids)
         self._clients = runtimes.install(self._run.path / "clients")
-        self._places = Places(places, self._uids, loop, (self._clients, code), on_api)
+        self._places = Places(places, self._uids, loop, self._memory, (self._clients, code), on_api)
         self._held: dict[str, Place] = {}
 
     def start(self, environment: Environment, code_url: str) -> None:
@@ -75,7 +75,6 @@ class LocalStarter:
         place = self._held[environment.id] = self._places.take(tree.path)
         environment.journal = Journal(self._shipper, spec, place.relay.pause_reading, place.relay.resume_reading)
         place.give_to(environment)
-        group = self._memory.create(environment.id, spec.memory_mb)
         identity = place.identity
         gid = tree.gid if tree.gid is not None else (identity.uid if identity else None)
         start = Start(
@@ -85,7 +84,7 @@ class LocalStarter:
             uid=identity.uid if identity else None,
             gid=gid if identity else None,
             memory_mb=spec.memory_mb,
-            memory_cgroup=[str(group)] if group is not None else (),
+            memory_cgroup=self._places.limit(place, spec.memory_mb),
             response_limit=self._settings.max_payload_bytes,
             check_peer_uid=identity is not None,
             function=FunctionIdentity(spec.function, spec.version, spec.handler),
@@ -98,11 +97,7 @@ class LocalStarter:
         """Give its place up, in the background."""
         place = self._held.pop(environment.id, None)
         if place is not None:
-            self._loop.submit(self._destroy(environment.id, place))
-
-    async def _destroy(self, environment: str, place: Place) -> None:
-        await self._places.destroy(place)
-        await self._loop.loop.run_in_executor(None, self._memory.remove, environment)
+            self._loop.submit(self._places.destroy(place))
 
     def _tree(self, spec: FunctionSpec, code_url: str) -> Tree:
         if spec.hot_reload_path:

@@ -1,4 +1,4 @@
-"""What a local environment has to itself: a directory, a user id (as root), and a relay.
+"""What a local environment has to itself: a directory, a user id (as root), a memory group (where there are any), a relay.
 
 Making these takes about as long as Python takes to start, so one place is made in advance, and its relay waits for
 START. It knows nothing of any function: what is to stay visible beside its private /tmp is the same for all of them.
@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from workers.cgroups import MemoryGroups
 from workers.environment import Environment
 from workers.identities import Identity, NoIdentity, take
 from workers.link import ApiRequest, End
@@ -30,6 +31,8 @@ class Place:
     """One environment's; ``relay`` is set by :class:`Places`."""
 
     relay: RelayProcess
+    group: Path | None = None
+    """The memory group that the relay was put into in advance."""
 
     def __init__(
         self, directory: Path, identity: Identity | None, on_api: Callable[[Environment, ApiRequest], None]
@@ -81,6 +84,7 @@ class Places:
         directory: Path,
         uids: range | None,
         loop: LoopThread,
+        memory: MemoryGroups,
         keep: Sequence[Path],
         on_api: Callable[[Environment, ApiRequest], None],
     ) -> None:
@@ -88,6 +92,7 @@ class Places:
         self._directory = directory
         self._uids = uids
         self._loop = loop
+        self._memory = memory
         self._keep = tuple(keep)
         self._on_api = on_api
         self._lock = threading.Lock()
@@ -110,10 +115,19 @@ class Places:
         self._loop.submit(self.destroy(spare))
         return self._make(self._keep)
 
+    def limit(self, place: Place, memory_mb: int) -> list[str]:
+        """Limit the memory of what its relay will start; answers the groups for START, none when the relay must do it."""
+        group = place.group
+        if group is None:
+            group = self._memory.create(place.directory.name, memory_mb)
+        elif not self._memory.limit(group, memory_mb):
+            return []
+        return [] if group is None else [str(group)]
+
     async def destroy(self, place: Place) -> None:
-        """On the links' loop: end the relay, then remove the directory and give the user id back."""
+        """On the links' loop: end the relay, remove directory and group, and give the user id back."""
         await place.relay.close()
-        await asyncio.get_running_loop().run_in_executor(None, _clear, place)
+        await asyncio.get_running_loop().run_in_executor(None, self._clear, place)
 
     def close(self) -> None:
         """No place is taken any more."""
@@ -131,9 +145,20 @@ class Places:
             _make_private(place.scratch, identity)
             place.relay = self._loop.submit(self._spawn(place, keep)).result()
         except BaseException:
-            _clear(place)
+            self._clear(place)
             raise
         return place
+
+    def _make_spare(self) -> Place:
+        place = self._make(self._keep)
+        place.group = self._memory.prepare(place.directory.name, place.relay.pid)
+        return place
+
+    def _clear(self, place: Place) -> None:
+        shutil.rmtree(place.directory, onerror=_report)
+        self._memory.remove(place.directory.name)
+        if place.identity is not None:
+            place.identity.close()
 
     async def _spawn(self, place: Place, keep: Sequence[Path]) -> RelayProcess:
         private = self._uids is not None
@@ -156,7 +181,7 @@ class Places:
     async def _refill(self) -> None:
         await asyncio.sleep(_REFILL_S)
         try:
-            spare: Place | None = await asyncio.get_running_loop().run_in_executor(None, self._make, self._keep)
+            spare: Place | None = await asyncio.get_running_loop().run_in_executor(None, self._make_spare)
         except (OSError, NoIdentity, RelayMissing) as error:
             # The next environment meets the same, and its caller is told.
             log.debug("no place could be made in advance: %s", error)
@@ -173,12 +198,6 @@ def _make_private(path: Path, identity: Identity | None) -> None:
     path.mkdir(mode=0o700)
     if identity is not None:
         os.chown(path, identity.uid, identity.uid)
-
-
-def _clear(place: Place) -> None:
-    shutil.rmtree(place.directory, onerror=_report)
-    if place.identity is not None:
-        place.identity.close()
 
 
 def _report(_function: object, failed: str, error: object) -> None:

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -123,10 +124,14 @@ func (r *relay) spawn(address string) error {
 	return nil
 }
 
-// joinCgroups has the runtime born in a cgroup of version 2, and answers those that can only be joined afterwards.
+// joinCgroups has the runtime born in a cgroup of version 2 or of the relay's own, and answers those that can only be joined
+// afterwards.
 func (r *relay) joinCgroups(sys *syscall.SysProcAttr) (later []string, done func()) {
 	done = func() {}
 	for _, dir := range r.cfg.MemoryCgroup {
+		if isMember(dir) {
+			continue // the runtime is born there
+		}
 		_, err := os.Stat(dir + "/cgroup.controllers")
 		group, openErr := os.Open(dir)
 		if err != nil || openErr != nil || sys.UseCgroupFD {
@@ -137,6 +142,12 @@ func (r *relay) joinCgroups(sys *syscall.SysProcAttr) (later []string, done func
 		done = func() { group.Close() }
 	}
 	return later, done
+}
+
+// isMember tells whether the relay itself was put into a cgroup.
+func isMember(dir string) bool {
+	text, _ := os.ReadFile(dir + "/cgroup.procs")
+	return slices.Contains(strings.Fields(string(text)), strconv.Itoa(os.Getpid()))
 }
 
 // failStart reports a runtime that could not be started, and ends.
