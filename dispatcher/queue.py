@@ -1,8 +1,9 @@
 """The synchronous path: publish an invocation, and wait for its outcome on this dispatcher's own reply list.
 
 Three upkeep tasks beside it: one reads replies, one keeps the list of living workers, one looks after calls that
-wait for long. The last one knows three ends other than an outcome: nobody claimed the call in time (it is voided, 429),
-the worker that had claimed it died, and Redis was lost with the message (voided, both 5xx).
+wait for long. The last one knows ends other than an outcome: nobody claimed the call in time (it is voided, 429), or the
+worker that had claimed it died (5xx). A message that was lost before anybody claimed it, with Redis or with a worker, is
+published again as a new attempt, after the old one was voided.
 """
 
 import asyncio
@@ -14,10 +15,12 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 import redis.asyncio
 from redis import RedisError
 
 from dispatcher.admission import ACCOUNT_EXCEEDED, Slot
+from dispatcher.background import cancel
 from dispatcher.catalog.resolving import Target
 from dispatcher.wire.errors import AwsError
 from workers.contract import keys, scripts
@@ -41,6 +44,8 @@ _AFTERLIFE_MS: Final = 60_000
 _REJOIN_S: Final = 3.0
 #: A reply that is not read this long after its call was seen to be done is lost.
 _UNREAD_S: Final = 1.5
+#: So many looks in a row, half a second apart, must miss a message before it counts as lost.
+_MISSED: Final = 3
 _MANY_REPLIES: Final = 100
 #: Part of Redis' memory over which synchronous calls are refused.
 _FULL: Final = 0.8
@@ -55,9 +60,13 @@ class _Call:
     invocation: Invocation
     target: Target
     slot: Slot
+    mode: str
+    code_url: str
     future: "asyncio.Future[Outcome]"
     published: float
     """Monotonic."""
+    missed: int = 0
+    """How often in a row it was neither claimed nor in the queue."""
     done: float = 0.0
     """Monotonic time at which it was first seen to have ended without a reply."""
 
@@ -95,9 +104,7 @@ class Queue:
 
     async def close(self) -> None:
         """Stop; calls that still wait are answered as interrupted."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel(*self._tasks)
         for call in list(self._calls.values()):
             _fail(call, AwsError("ServiceException", "The server is stopping.", status=503))
         await self._redis.aclose()
@@ -131,17 +138,17 @@ class Queue:
         if self._full:
             raise _unavailable("The queue's memory is nearly used up.")
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        call = _Call(invocation, target, slot, future, time.monotonic())
+        call = _Call(invocation, target, slot, mode, code_url, future, time.monotonic())
         self._calls[invocation.request_id] = call
         try:
-            await self._publish(call, mode, code_url)
+            await self._publish(call)
             return await future
         finally:
             self._calls.pop(invocation.request_id, None)
 
-    async def _publish(self, call: _Call, mode: str, code_url: str) -> None:
+    async def _publish(self, call: _Call) -> None:
         invocation, spec = call.invocation, call.target.spec
-        wait_ms = int(self._queue_wait_s * 1000)
+        wait_ms = max(int((self._queue_wait_s - (time.monotonic() - call.published)) * 1000), 0)
         payload = invocation.payload
         separate = len(payload) > INLINE_PAYLOAD_BYTES
         sent = Invocation(
@@ -157,9 +164,9 @@ class Queue:
             client_context=invocation.client_context,
             cognito_identity=invocation.cognito_identity,
         )
-        call.invocation = sent
-        name = queue(mode, invocation.lane)
-        message = envelope(encode_batch(VERSION, call.target.spec_raw, code_url, [sent]), name)
+        call.invocation = msgspec.structs.replace(sent, payload=payload)
+        name = queue(call.mode, invocation.lane)
+        message = envelope(encode_batch(VERSION, call.target.spec_raw, call.code_url, [sent]), name)
         held_ms = wait_ms + spec.timeout_s * 1000 + _START_SLACK_MS
         try:
             word = await self._run(
@@ -276,8 +283,11 @@ class Queue:
         async with self._redis.pipeline(transaction=False) as pipe:
             for call in old:
                 pipe.hmget(keys.invocation(call.invocation.request_id), "state", "worker")
-            records = await pipe.execute()
-        for call, (state, worker) in zip(old, records, strict=True):
+                pipe.llen(queue(call.mode, "sync"))
+            found = await pipe.execute()
+        for call, (state, worker), queued in zip(old, found[::2], found[1::2], strict=True):
+            # A message that is in no queue is with a worker, which claims it in a moment; or it went with one that died.
+            call.missed = 0 if state or queued else call.missed + 1
             await self._look_after(call, now, (state or b"").decode(), (worker or b"").decode())
 
     async def _look_after(self, call: _Call, now: float, state: str, worker: str) -> None:
@@ -292,9 +302,22 @@ class Queue:
         else:
             lost = call.published < self._lost_at and now - self._lost_at > _REJOIN_S
             overdue = now - call.published > self._queue_wait_s
-            if (state == "void" or lost or overdue) and await self._void(call):
-                error = _unavailable("The invocation was lost with Redis.") if lost else _throttled(ACCOUNT_EXCEEDED)
-                await self._give_up(call, error)
+            if (state == "void" or lost or overdue or call.missed >= _MISSED) and await self._void(call):
+                if overdue:
+                    await self._give_up(call, _throttled(ACCOUNT_EXCEEDED))
+                else:
+                    await self._publish_again(call)
+
+    async def _publish_again(self, call: _Call) -> None:
+        """Its message is lost, and it was voided: a new attempt does no harm, whoever still has the message."""
+        await self._forget(call)
+        log.info("an unclaimed call is published again", extra={"request_id": call.invocation.request_id})
+        call.missed = 0
+        call.invocation = msgspec.structs.replace(call.invocation, attempt=call.invocation.attempt + 1)
+        try:
+            await self._publish(call)
+        except AwsError as error:
+            _fail(call, error)
 
     async def _void(self, call: _Call) -> bool:
         """Whether the call can't begin any more."""
