@@ -16,6 +16,7 @@ from typing import Any, Final
 import redis.asyncio
 from redis import RedisError
 
+from dispatcher.background import cancel
 from workers.contract import keys
 
 _POLL_S: Final = 0.2
@@ -44,8 +45,7 @@ class Logs:
     async def close(self) -> None:
         """Store what is there, then stop."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await cancel(self._task)
         with contextlib.suppress(RedisError, OSError):
             await self.store_once()
         await self._redis.aclose()

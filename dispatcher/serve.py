@@ -13,6 +13,7 @@ import uvloop
 
 from dispatcher.admission import Admission
 from dispatcher.app import create_app, server_config
+from dispatcher.background import cancel
 from dispatcher.catalog import Catalog, functions
 from dispatcher.code import CodeStore, Collector
 from dispatcher.logs import Logs
@@ -51,15 +52,10 @@ async def _parts(settings: DispatcherSettings) -> AsyncIterator[tuple[Services, 
         await queue.start()
         stack.push_async_callback(queue.close)
         collector = asyncio.create_task(Collector(code, lambda: catalog.read(functions.code_in_use)).run(), name="zips")
-        stack.push_async_callback(_cancel, collector)
+        stack.push_async_callback(cancel, collector)
         logs = Logs(settings.redis_url, settings.data_dir / "logs", settings.logs_max_bytes)
         logs.start()
         stack.push_async_callback(logs.close)
         default_mode = settings.executor or DEFAULT_MODE
         services = Services(catalog, code, queue, Admission(catalog, settings), settings, default_mode)
         yield services, Pages(queue, logs, default_mode), secret
-
-
-async def _cancel(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

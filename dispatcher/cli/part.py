@@ -55,16 +55,21 @@ def _serve(settings: DispatcherSettings) -> None:
     except Exception as error:
         if type(error).__module__.startswith("sqlalchemy."):
             # Its further lines would show the statement and its parameters.
-            logger.critical("the catalog's database can't be used: %s", str(error).partition("\n")[0])
+            where = redis.without_password(settings.database_url)
+            logger.critical("the catalog's database %s can't be used: %s", where, str(error).partition("\n")[0])
         else:
             logger.critical("the dispatcher ends", exc_info=True)
         sys.exit(1)
 
 
 def run_worker(environ: Mapping[str, str]) -> NoReturn:
-    """Become a worker process; raises ``SettingError`` when a setting of its is invalid."""
+    """Become a worker process; raises ``SettingError`` when a setting of its is invalid, and ``RedisError``."""
     check_worker(environ)
-    _require_redis(shared.read(shared.Shared, environ))
+    settings = shared.read(shared.Shared, environ)
+    log.configure("worker", settings.log, debug=settings.debug)
+    _require_redis(settings)
+    for line in (*shared.warnings(environ), *redis.check(settings.redis_url)):
+        logger.warning(line)
     os.execve(sys.executable, [*PYTHON, "-m", "workers"], dict(environ))
 
 

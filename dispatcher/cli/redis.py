@@ -148,7 +148,7 @@ def _answers(client: "redis.Redis") -> bool:
 
 def check(url: str) -> list[str]:
     """Warnings about the Redis at ``url``; raises :class:`RedisError` when it must not be used."""
-    where = _without_password(url)
+    where = without_password(url)
     try:
         with redis.Redis.from_url(url, socket_connect_timeout=5, socket_timeout=5) as client:
             facts: dict[str, Any] = client.info()
@@ -184,7 +184,8 @@ def _check_password(url: str, where: str) -> list[str]:
     return [why]
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
+    """A URL as messages may show it."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path}"
