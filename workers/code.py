@@ -48,16 +48,21 @@ class CodeCache:
 
     def tree(self, sha256: str, url: str) -> Tree:
         """The tree of a zip. Different zips are fetched in parallel, one only once. Raises :class:`StartError`."""
-        found = self._trees.get(sha256)
+        found = self._find(sha256)
         if found is not None:
             return found
         with self._lock:
             fetching = self._fetching.setdefault(sha256, threading.Lock())
         with fetching:
-            found = self._trees.get(sha256)
+            found = self._find(sha256)
             if found is None:
                 found = self._trees[sha256] = self._fetch(sha256, url)
         return found
+
+    def _find(self, sha256: str) -> Tree | None:
+        """The tree, unless something that tidies up temporary files has removed it."""
+        found = self._trees.get(sha256)
+        return found if found is not None and found.path.is_dir() else None
 
     def _fetch(self, sha256: str, url: str) -> Tree:
         with tempfile.TemporaryDirectory(dir=self._directory, prefix="fetch-") as scratch:

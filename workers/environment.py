@@ -37,8 +37,8 @@ class Relay(Protocol):
     def resume_reading(self) -> None:
         """Undo that."""
 
-    def close(self) -> Coroutine[Any, Any, None]:
-        """End it and its tree; on the links' thread."""
+    def close(self, patience_s: float = ...) -> Coroutine[Any, Any, None]:
+        """End it and its tree, by force after ``patience_s``; on the links' thread."""
 
 
 class EnvironmentBroken(Exception):
@@ -150,7 +150,7 @@ class Environment:
         self._loop.call(self.relay.link.kill)
         if not self.gone.wait(KILL_S):
             log.warning("the relay did not kill its tree in time", extra={"environment": self.id})
-            self._loop.submit(self.relay.close())
+            self._loop.submit(self.relay.close(0.0))
             self.gone.wait(KILL_S)
 
     def interrupt(self) -> None:
