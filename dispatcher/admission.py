@@ -43,7 +43,9 @@ class Admission:
             key = keys.concurrency(spec.account, spec.region, spec.function)
             return Slot(key, target.reserved_concurrency, RESERVED_EXCEEDED)
         reserved = await self._sum(spec.account, spec.region)
-        return Slot(keys.concurrency(spec.account, spec.region), self._account_limit - reserved, ACCOUNT_EXCEEDED)
+        return Slot(
+            keys.concurrency(spec.account, spec.region), max(0, self._account_limit - reserved), ACCOUNT_EXCEEDED
+        )
 
     async def _sum(self, account: str, region: str) -> int:
         found = self._reserved.get((account, region))

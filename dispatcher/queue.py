@@ -37,6 +37,7 @@ from workers.contract.messages import (
 
 _TIMEOUT_S: Final = 2.0
 _TICK_S: Final = 0.5
+_CONNECTIONS: Final = 32
 #: Longest that a claimed call may take beside its function's timeout: two initialisations and the start of a container.
 _START_SLACK_MS: Final = 60_000
 _AFTERLIFE_MS: Final = 60_000
@@ -65,6 +66,8 @@ class _Call:
     future: "asyncio.Future[Outcome]"
     published: float
     """Monotonic."""
+    begun: bool = False
+    """It was seen to run: whatever becomes of it, it is not refused as if it had not."""
     missed: int = 0
     """How often in a row it was neither claimed nor in the queue."""
     done: float = 0.0
@@ -80,6 +83,7 @@ class Queue:
         self._secret = function_secret
         self._redis = _client(redis_url)
         self._reader = _client(redis_url)
+        self._watcher = _client(redis_url)
         self._reply_to = keys.replies(self.name)
         self._calls: dict[str, _Call] = {}
         self._workers: dict[str, dict[str, str]] = {}
@@ -87,6 +91,8 @@ class Queue:
         self._full = False
         """Redis has little memory left: what is running needs it to end."""
         self._epoch: str | None = None
+        self._secret_told_in: str | None = None
+        """The epoch in which Redis was given the functions' secret."""
         self._lost_at = 0.0
         """Monotonic time at which Redis was last found to have been lost."""
         self._unsure: list[_Call] = []
@@ -109,6 +115,7 @@ class Queue:
             _fail(call, AwsError("ServiceException", "The server is stopping.", status=503))
         await self._redis.aclose()
         await self._reader.aclose()
+        await self._watcher.aclose()
 
     # Calls
 
@@ -223,7 +230,7 @@ class Queue:
                 pause = pause_s
             except (RedisError, OSError) as error:
                 if self._modes:
-                    log.warning("Redis is gone; waiting for it", extra={"error": str(error)})
+                    log.warning("Redis is gone; waiting for it", extra={"error": type(error).__name__})
                 self._modes = frozenset()
                 self._end_hopeless(time.monotonic())
                 pause = 0.2
@@ -251,12 +258,11 @@ class Queue:
 
     async def _look(self) -> None:
         """Who lives, and whether Redis is still the one it was."""
-        async with self._redis.pipeline(transaction=False) as pipe:
+        async with self._watcher.pipeline(transaction=False) as pipe:
             pipe.zrange(keys.WORKERS, 0, -1)
             pipe.get(keys.EPOCH)
-            pipe.set(keys.SECRET, self._secret)
             pipe.info("memory")
-            names, epoch, _, memory = await pipe.execute()
+            names, epoch, memory = await pipe.execute()
             for name in names:
                 pipe.hgetall(keys.worker(name.decode()))
             found = await pipe.execute()
@@ -274,13 +280,17 @@ class Queue:
             self._lost_at = time.monotonic()
         if word is not None:
             self._epoch = word
+        if word is None or word != self._secret_told_in:
+            # Not in the pipeline: redis-py puts the words of a pipeline's failed command into the exception.
+            await self._watcher.set(keys.SECRET, self._secret)
+            self._secret_told_in = word
 
     async def _look_after_calls(self) -> None:
         now = time.monotonic()
         old = [call for call in self._calls.values() if now - call.published > 1.0 and not call.future.done()]
         if not old:
             return
-        async with self._redis.pipeline(transaction=False) as pipe:
+        async with self._watcher.pipeline(transaction=False) as pipe:
             for call in old:
                 pipe.hmget(keys.invocation(call.invocation.request_id), "state", "worker")
                 pipe.llen(queue(call.mode, "sync"))
@@ -291,14 +301,17 @@ class Queue:
             await self._look_after(call, now, (state or b"").decode(), (worker or b"").decode())
 
     async def _look_after(self, call: _Call, now: float, state: str, worker: str) -> None:
+        call.begun = call.begun or state in ("run", "done")
         if state in ("run", "held"):
-            if worker not in self._workers and not await _result(self._redis.exists(keys.worker(worker))):
+            if worker not in self._workers and not await _result(self._watcher.exists(keys.worker(worker))):
                 await self._give_up(call, _unavailable("The worker that ran the invocation died.", status=500))
         elif state == "done":
             # Its reply is about to be read, or went to a connection that was lost.
             call.done = call.done or now
             if now - call.done > _UNREAD_S:
                 await self._give_up(call, _unavailable("The outcome was lost with a connection to Redis.", status=500))
+        elif call.begun and not (call.published < self._lost_at and now - self._lost_at < _REJOIN_S):
+            await self._give_up(call, _unavailable("The invocation's record is gone.", status=500))
         else:
             lost = call.published < self._lost_at and now - self._lost_at > _REJOIN_S
             overdue = now - call.published > self._queue_wait_s
@@ -359,7 +372,7 @@ class Queue:
 
     async def environments(self) -> list[dict[str, Any]]:
         """The records of all environments."""
-        async with self._redis.pipeline(transaction=False) as pipe:
+        async with self._watcher.pipeline(transaction=False) as pipe:
             for worker in self._workers:
                 pipe.smembers(keys.environments(worker))
             names = [name.decode() for group in await pipe.execute() for name in group]
@@ -375,13 +388,21 @@ class Queue:
     async def ping(self) -> bool:
         """Whether Redis answers."""
         try:
-            return bool(await _result(self._redis.ping()))
+            return bool(await _result(self._watcher.ping()))
         except (RedisError, OSError):
             return False
 
 
 def _client(url: str) -> "redis.asyncio.Redis":
-    return redis.asyncio.Redis.from_url(url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S)
+    # A bounded pool that waits: redis-py's default one fails when more than a hundred commands are under way.
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        url,
+        max_connections=_CONNECTIONS,
+        timeout=_TIMEOUT_S,
+        socket_timeout=_TIMEOUT_S,
+        socket_connect_timeout=_TIMEOUT_S,
+    )
+    return redis.asyncio.Redis.from_pool(pool)
 
 
 async def _result(answer: "Awaitable[Any] | Any") -> Any:

@@ -53,7 +53,7 @@ class Worker:
         self._store = Store(settings.redis_url)
         self._loop = LoopThread(_die)
         self._loop.start()
-        self._shipper = Shipper(self._store)
+        self._shipper = Shipper(self._store, _die)
         self._shipper.start()
         self._api = FunctionApi(settings.endpoint, self._store, self._loop, _FUNCTION_API_THREADS)
         self._starter = LocalStarter(settings, self._loop, self._shipper, self._api.forward)
@@ -88,9 +88,10 @@ class Worker:
         register(app, self._executor)
         signals.worker_ready.connect(self._on_ready, weak=False)
         signals.worker_shutting_down.connect(self._on_stopping, weak=False)
-        status = _consume(app, self._settings)
-        self.close()
-        return status
+        try:
+            return _consume(app, self._settings)
+        finally:
+            self.close()
 
     def _on_ready(self, **_: Any) -> None:
         self._upkeep.start()

@@ -156,7 +156,8 @@ class Environment:
     def interrupt(self) -> None:
         """The worker stops: end it whatever it does, which frees the thread that waits for it."""
         self.interrupted = True
-        self._loop.call(self.relay.link.kill)
+        if hasattr(self, "relay"):  # otherwise it is about to start, and whoever starts it looks again
+            self._loop.call(self.relay.link.kill)
 
     def _wait(self, future: "Future[T]", timeout_s: float) -> T | None:
         try:

@@ -107,11 +107,6 @@ class Environments:
             raise
         self._hand_back(environment)
 
-    def restart(self, environment: Environment, owner: str, code_url: str) -> Environment:
-        """A new environment in place of one whose initialisation overran."""
-        self.retire(environment)
-        return self._start(environment.spec, owner, code_url, lambda _environment: None)
-
     def _lease(self, environment: Environment, owner: str) -> None:
         try:
             self._leases.lease(environment.lease, owner)
@@ -119,6 +114,7 @@ class Environments:
             # It is ours whatever Redis says; the claim waits for Redis, and the next release writes the record anew.
             environment.lease.owner = owner
             environment.lease.state = "leased"
+            environment.lease.unsure = True
 
     def _pop(self, spec: FunctionSpec) -> Environment | None:
         edition = self._edition(spec.hot_reload_path)
@@ -127,7 +123,9 @@ class Environments:
             found = self._most_recent(spec.revision, edition, stale)
             if found is None and self._answered[spec.revision]:
                 # A caller may be back before the runtime is; that is a matter of moments, and a start is not.
-                self._idle_again.wait_for(lambda: not self._answered[spec.revision], _HAND_BACK_S)
+                self._idle_again.wait_for(
+                    lambda: self._idle.get(spec.revision) or not self._answered[spec.revision], _HAND_BACK_S
+                )
                 found = self._most_recent(spec.revision, edition, stale)
         for environment in stale:
             self.retire(environment)
@@ -178,6 +176,8 @@ class Environments:
             self._all[environment.id] = environment
         try:
             self._starter.start(environment, code_url)
+            if self._closed:
+                raise StartError("this worker is stopping")
         except BaseException:
             self.retire(environment)
             raise
@@ -209,9 +209,10 @@ class Environments:
         try:
             self._leases.release(environment.lease)
         except Unavailable:
-            # It is ours whatever Redis says; the next lease or heartbeat writes its record anew.
+            # It is ours whatever Redis says.
             environment.lease.owner = ""
             environment.lease.state = "idle"
+            environment.lease.unsure = True
         environment.last_use = time.monotonic()
         with self._lock:
             spec = environment.spec
@@ -251,11 +252,9 @@ class Environments:
 
     def sweep(self, idle_ms: int) -> int:
         """Retire what has been idle for longer than ``idle_ms`` by Redis' clock, and what died; answers how many."""
-        with self._lock:
-            dead = self._dead[:]
-            self._dead.clear()
         due = set(self._leases.idle_past(idle_ms))
         with self._lock:
+            dead, self._dead = self._dead, []
             going = []
             for revision, environments in list(self._idle.items()):
                 going += [environment for environment in environments if environment.id in due]
@@ -273,6 +272,9 @@ class Environments:
         name, _, revision = note.partition("=")
         function, _, version = name.rpartition(":")
         with self._lock:
+            if not revision:
+                gone = function.split(":", 2)
+                self._forget_versions(f"arn:aws:lambda:{gone[1]}:{gone[0]}:function:{gone[2]}", version)
             going = [
                 environment
                 for environments in self._idle.values()
@@ -286,6 +288,11 @@ class Environments:
         for environment in going:
             self.retire(environment)
 
+    def _forget_versions(self, arn: str, version: str) -> None:
+        for name in [name for name in self._newest if name.rpartition(":")[0] == arn]:
+            if version in ("*", name.rpartition(":")[2]):
+                del self._newest[name]
+
     # Upkeep
 
     def renew(self) -> None:
@@ -294,7 +301,9 @@ class Environments:
             environments = dict(self._all)
         if not environments:
             return
-        for name in self._leases.renew(environment.lease for environment in environments.values()):
+        missing = self._leases.renew(environment.lease for environment in environments.values())
+        unsure = [name for name, environment in environments.items() if environment.lease.unsure]
+        for name in {*missing, *unsure}:
             environment = environments[name]
             if not environment.retired:
                 self._leases.register(environment.lease, environment.lease.state, environment.lease.owner)
@@ -302,6 +311,7 @@ class Environments:
     def interrupt_all(self) -> None:
         """The worker stops: end everything that runs."""
         with self._lock:
+            self._closed = True
             environments = list(self._all.values())
         for environment in environments:
             environment.interrupt()

@@ -85,6 +85,12 @@ class Executor:
             self._refuse(work, error.code, str(error))
         except EnvironmentBroken as error:
             self._refuse(work, "ServiceException", str(error))
+        except Unavailable:
+            raise
+        except Exception:
+            # An error of ours, or of this machine: the caller gets an answer, and the log the reason.
+            log.exception("an invocation failed", extra={"request_id": first.request_id})
+            self._refuse(work, "ServiceException", "An internal error occurred.")
 
     def _hold(self, work: "_Work", invocation: Invocation, environment: str) -> None:
         # It is claimed already when the first environment did not take the event.
@@ -93,6 +99,8 @@ class Executor:
 
     def _refuse(self, work: "_Work", code: str, message: str) -> None:
         """The platform can't run it: claim it all the same, so that exactly one answer is given."""
+        if not work.pending:
+            return  # It was answered before.
         invocation = work.pending[0]
         if self._claim(work, invocation, ""):
             self._deliver(work, _system_error(work.batch.spec, invocation, self._worker, code, message))
@@ -154,12 +162,16 @@ class Executor:
 
     def _deliver(self, work: "_Work", outcome: Outcome) -> None:
         invocation = work.pending.popleft()
+        work.overran = False
         self._claims.finish(work.batch.spec, invocation, outcome)
         self._running.remove(invocation)
 
     def _initialise(self, environment: Environment, work: "_Work") -> bool:
         """Whether the runtime asks for an event; if not, the first invocation is answered with the reason."""
         spec, invocation = work.batch.spec, work.pending[0]
+        if work.overran and not self._claim(work, invocation, environment.id):
+            work.pending.popleft()
+            return False
         began = time.monotonic()
         answer = environment.wait_started(spec.timeout_s if work.overran else self._init_s)
         if isinstance(answer, Started):

@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 class Shipper:
     """Sends log pieces to Redis in a thread of its own."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, on_failure: Callable[[BaseException], None]) -> None:
+        self._on_failure = on_failure
         self._store = store
         self._changed = threading.Condition()
         self._unsent: dict[str, list[bytes]] = {}
@@ -67,6 +68,13 @@ class Shipper:
         self._thread.join(patience_s)
 
     def _run(self) -> None:
+        try:
+            self._ship()
+        except BaseException as error:  # without it every function that logs would be paused for ever
+            log.exception("the shipper of logs died")
+            self._on_failure(error)
+
+    def _ship(self) -> None:
         while True:
             with self._changed:
                 while not self._unsent and not self._stopped:

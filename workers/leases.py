@@ -30,6 +30,8 @@ class Lease:
     owner: str = ""
     """Token of the attempt that has it; empty while idle."""
     state: str = "starting"
+    unsure: bool = False
+    """Redis did not take the last change: the record is to be written anew."""
     container: str = ""
     description: dict[str, str] = field(default_factory=dict)
 
@@ -56,6 +58,7 @@ class Leases:
         lease.generation += 1
         lease.owner = owner
         lease.state = state
+        lease.unsure = False
         spec = lease.spec
         description = {
             "worker": self._worker,
@@ -124,5 +127,5 @@ class Leases:
 
     def idle_past(self, idle_ms: int) -> list[str]:
         """This worker's environments that have been idle for longer than ``idle_ms``."""
-        idle, _expired = self._store.run("sweep", [keys.idle(self._worker), keys.leases(self._worker)], [idle_ms])
+        idle: list[bytes] = self._store.run("sweep", [keys.idle(self._worker)], [idle_ms])
         return [name.decode() for name in idle]

@@ -97,7 +97,8 @@ def read(environ: Environ) -> WorkerSettings:
     return msgspec.structs.replace(
         found,
         concurrency=concurrency,
-        name=found.name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}",
+        # Never the name of one that died: its heartbeat would seem to go on.
+        name=f"{found.name or f'{socket.gethostname()}-{os.getpid()}'}-{secrets.token_hex(3)}",
         max_environments=found.max_environments or 4 * concurrency,
         memory_budget_mb=found.memory_budget_mb or _three_quarters_of_memory_mb(),
     )

@@ -12,7 +12,14 @@ from workers.contract import scripts
 
 #: A command that takes longer means that Redis hangs: the caller retries or gives up.
 TIMEOUT_S = 2.0
-Unavailable = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError)
+#: Redis is gone, hangs, is full, or does not take writes: to be waited out.
+Unavailable = (
+    redis.ConnectionError,
+    redis.TimeoutError,
+    redis.BusyLoadingError,
+    redis.OutOfMemoryError,
+    redis.ReadOnlyError,
+)
 
 
 class Store:

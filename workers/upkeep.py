@@ -127,7 +127,8 @@ class Upkeep:
     def stop(self) -> None:
         """End the loops, and say that this worker is gone."""
         self._stopped.set()
-        self._thread.join(10)
+        if self._thread.is_alive():
+            self._thread.join(10)
         try:
             self._store.client.delete(keys.worker(self._settings.name))
             self._store.client.zrem(keys.WORKERS, self._settings.name)

@@ -84,7 +84,7 @@ def _client_context(text: str | None) -> str:
     try:
         document = base64.b64decode(text, validate=True).decode()
         json.loads(document)
-    except (binascii.Error, ValueError):
+    except (binascii.Error, ValueError, RecursionError):
         raise AwsError(
             "InvalidRequestContentException", "Client context must be a valid Base64-encoded JSON object."
         ) from None
