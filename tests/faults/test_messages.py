@@ -56,7 +56,12 @@ def test_messages_that_nobody_can_read_are_dropped(own_stack: Stack) -> None:
     client = own_stack.redis.client
     good = json.loads(envelope(b"\x80", QUEUE))
     client.lpush(QUEUE, envelope(b"", QUEUE), envelope(b"\xc1\xff", QUEUE), envelope(b"\x81\xa1v\xcd\x03\xe7", QUEUE))
-    for change in ({"body": "no base64 !"}, {"content-type": "application/x-python-serialize"}, {"headers": {}}):
+    changes: list[dict[str, Any]] = [
+        {"body": "no base64 !"},
+        {"content-type": "application/x-python-serialize"},
+        {"headers": {}},
+    ]
+    for change in changes:
         client.lpush(QUEUE, json.dumps({**good, **change}))
     client.lpush(QUEUE, json.dumps({**good, "headers": {**good["headers"], "task": "os.system"}}))
     wait_until("the queue is empty", lambda: not client.llen(QUEUE))

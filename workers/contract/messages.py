@@ -5,7 +5,7 @@ on one environment. A worker answers each invocation with one :class:`Outcome`. 
 and the version number leads every message: a reader takes :data:`VERSION` and the one before it.
 """
 
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import msgspec
 
@@ -93,7 +93,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How an attempt ended. A function's failure is an outcome, never an exception."""
 
-    v: int = VERSION
+    v: int = msgspec.field(default_factory=lambda: VERSION)
+    """Made by a factory, so that it is written although it is the default."""
     request_id: str
     attempt: int
     kind: Literal["success", "function_error", "system_error"]
@@ -127,15 +128,10 @@ class _RawBatch(msgspec.Struct, frozen=True):
 
 
 encode = msgspec.msgpack.Encoder().encode
+Message = TypeVar("Message", Batch, Outcome)
 _head = msgspec.msgpack.Decoder(_Head)
 _batch = msgspec.msgpack.Decoder(Batch)
 _outcome = msgspec.msgpack.Decoder(Outcome)
-
-
-def _check_version(data: bytes) -> None:
-    found = _head.decode(data).v
-    if found not in (VERSION - 1, VERSION):
-        raise VersionMismatch(found)
 
 
 def encode_batch(v: int, spec: bytes, code_url: str, invocations: list[Invocation]) -> bytes:
@@ -145,23 +141,31 @@ def encode_batch(v: int, spec: bytes, code_url: str, invocations: list[Invocatio
 
 def decode_batch(data: bytes) -> Batch:
     """Raises :class:`VersionMismatch`, or ``msgspec.DecodeError`` when the bytes are no batch."""
-    try:
-        batch = _batch.decode(data)
-    except msgspec.DecodeError:
-        _check_version(data)
-        raise
-    if batch.v not in (VERSION - 1, VERSION):
-        raise VersionMismatch(batch.v)
-    return batch
+    return _decode(_batch, data)
 
 
 def decode_outcome(data: bytes) -> Outcome:
     """Raises :class:`VersionMismatch`, or ``msgspec.DecodeError`` when the bytes are no outcome."""
+    return _decode(_outcome, data)
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[Message], data: bytes) -> Message:
     try:
-        outcome = _outcome.decode(data)
-    except msgspec.DecodeError:
-        _check_version(data)
-        raise
-    if outcome.v not in (VERSION - 1, VERSION):
-        raise VersionMismatch(outcome.v)
-    return outcome
+        message = decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        _check(_version(data))  # One that is too new may have any other shape.
+        raise msgspec.DecodeError(str(error)) from error
+    _check(message.v)
+    return message
+
+
+def _version(data: bytes) -> int:
+    try:
+        return _head.decode(data).v
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError(str(error)) from error
+
+
+def _check(found: int) -> None:
+    if found not in (VERSION - 1, VERSION):
+        raise VersionMismatch(found)
