@@ -8,7 +8,6 @@ import asyncio
 import logging
 import os
 import secrets
-import shutil
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from workers.identities import Identity, NoIdentity, take
 from workers.link import ApiRequest, End
 from workers.loop import LoopThread
 from workers.process import RelayMissing, RelayProcess, spawn
+from workers.removal import remove
 
 #: By then the environment that took the last one has started, with the processor for itself.
 _REFILL_S: Final = 0.1
@@ -155,10 +155,12 @@ class Places:
         return place
 
     def _clear(self, place: Place) -> None:
-        shutil.rmtree(place.directory, onerror=_report)
-        self._memory.remove(place.directory.name)
-        if place.identity is not None:
-            place.identity.close()
+        try:
+            remove(place.directory)
+            self._memory.remove(place.directory.name)
+        finally:
+            if place.identity is not None:
+                place.identity.close()
 
     async def _spawn(self, place: Place, keep: Sequence[Path]) -> RelayProcess:
         private = self._uids is not None
@@ -198,7 +200,3 @@ def _make_private(path: Path, identity: Identity | None) -> None:
     path.mkdir(mode=0o700)
     if identity is not None:
         os.chown(path, identity.uid, identity.uid)
-
-
-def _report(_function: object, failed: str, error: object) -> None:
-    log.warning("a directory stays", extra={"path": failed, "error": str(error)})
