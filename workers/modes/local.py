@@ -10,13 +10,8 @@ a killed worker left is removed by the next one.
 """
 
 import asyncio
-import contextlib
-import fcntl
-import logging
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -31,15 +26,12 @@ from workers.journal import Journal, Shipper
 from workers.link import ApiRequest, FunctionIdentity, Start
 from workers.loop import LoopThread
 from workers.modes.places import Place, Places
+from workers.modes.run_directory import RunDirectory
 from workers.runtimes import InvalidEntrypoint, RuntimeUnavailable
 from workers.settings import WorkerSettings
 
-_LOCK: Final = "lock"
-_PREFIX: Final = "everwarm-local-"
 #: Where root's run directories are: on disk, and passable for every user (the data directory need not be).
 _PLACE: Final = Path("/var/tmp")  # noqa: S108 - mkdtemp makes the name, mode 0711
-
-log = logging.getLogger(__name__)
 
 
 class LocalStarter:
@@ -56,7 +48,7 @@ class LocalStarter:
         self._loop = loop
         self._shipper = shipper
         self._uids = settings.local_uids if os.geteuid() == 0 else None
-        self._run = _RunDirectory(settings.data_dir)
+        self._run = RunDirectory(_PLACE if self._uids is not None else settings.data_dir / "run", remove_leftovers)
         self._memory = MemoryGroups(self._run.path.name)
         places = self._run.path / "environments"
         places.mkdir(mode=0o711)
@@ -166,56 +158,3 @@ class LocalStarter:
 def log_stream(version: str, environment: str) -> str:
     """AWS's form: date, version in brackets, 32 hexadecimal digits."""
     return f"{datetime.now(UTC):%Y/%m/%d}/[{version}]{environment}"
-
-
-class _RunDirectory:
-    """A directory that is locked while its worker lives; those of dead ones are removed."""
-
-    def __init__(self, data_dir: Path) -> None:
-        place = _PLACE if os.geteuid() == 0 else data_dir / "run"
-        place.mkdir(parents=True, exist_ok=True)
-        for old in place.glob(f"{_PREFIX}*"):
-            _remove_if_dead(old)
-        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
-        self._lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self.path.chmod(0o711)
-
-    def close(self) -> None:
-        """Remove it."""
-        _remove(self.path)
-        os.close(self._lock)
-
-
-def _remove_if_dead(path: Path) -> None:
-    if path.stat().st_uid != os.geteuid():
-        return
-    with _opened(path / _LOCK) as lock:
-        if lock is None:
-            return
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
-        remove_leftovers(path.name)
-        _remove(path)
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int | None]:
-    try:
-        found = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-    except OSError:
-        yield None
-        return
-    try:
-        yield found
-    finally:
-        os.close(found)
-
-
-def _remove(path: Path) -> None:
-    def report(_function: object, failed: str, error: object) -> None:
-        log.warning("a directory stays", extra={"path": failed, "error": str(error)})
-
-    shutil.rmtree(path, onerror=report)
