@@ -99,7 +99,8 @@ def test_a_version_counts_with_its_function(functions: Functions) -> None:
     functions.client.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=1)
     running = start_call(functions, name, {"seconds": 1}, Qualifier="1")
     wait_until(
-        "version 1 runs", lambda: [e for e in functions.environments(name) if (e["version"], e["state"]) == ("1", "leased")]
+        "version 1 runs",
+        lambda: [e for e in functions.environments(name) if (e["version"], e["state"]) == ("1", "leased")],
     )
     assert outcome(functions, name, 0) == RESERVED
     running.result(20)
@@ -111,7 +112,12 @@ def test_a_slot_is_free_however_a_call_ended(functions: Functions, end: str) -> 
         "import os, time\n"
         + ("raise ValueError\n" if end == "init" else "")
         + "def handler(event, context):\n"
-        + {"timeout": "    time.sleep(60)", "exit": "    os._exit(1)", "raise": "    raise ValueError", "init": "    pass"}[end],
+        + {
+            "timeout": "    time.sleep(60)",
+            "exit": "    os._exit(1)",
+            "raise": "    raise ValueError",
+            "init": "    pass",
+        }[end],
         Timeout=1,
     )
     functions.client.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=1)

@@ -53,7 +53,9 @@ def test_each_call_has_its_own(functions: Functions) -> None:
     name = functions.sample("context")
     functions.client.create_alias(FunctionName=name, Name="live", FunctionVersion="$LATEST")
     first = functions.invoke(name, {}, ClientContext=client_context({"custom": {"number": "1"}}))
-    second = functions.invoke(name, {}, ClientContext=client_context({"custom": {"number": "2", "text": "日本 ä\u2028"}}))
+    second = functions.invoke(
+        name, {}, ClientContext=client_context({"custom": {"number": "2", "text": "日本 ä\u2028"}})
+    )
     third = functions.invoke(name, {}, Qualifier="$LATEST")
     fourth = functions.invoke(name, {}, Qualifier="live")
     answers = [first, second, third, fourth]
@@ -123,7 +125,9 @@ def test_nothing_of_the_server_leaks_in(functions: Functions) -> None:
     }  # fmt: skip
     assert not ours & set(found["env"])
     assert not [name for name in found["env"] if name.startswith(("EVERWARM_", "LAMBDA_KEEP", "CELERY"))]
-    assert not [place for place in found["path"] if "site-packages" in place and "/work/" in place or ".venv" in place]
+    assert not [
+        place for place in found["path"] if ("site-packages" in place and "/work/" in place) or ".venv" in place
+    ]
     assert found["cwd"] == found["env"]["LAMBDA_TASK_ROOT"]
     assert found["version"] == runtime_of("python").removeprefix("python")
 

@@ -18,7 +18,11 @@ def test_an_error_at_import(functions: Functions) -> None:
         assert (answer.status, answer.error) == (200, "Unhandled")
         found = answer.json
         assert list(found) == ["errorMessage", "errorType", "requestId", "stackTrace"]
-        assert (found["errorMessage"], found["errorType"], found["requestId"]) == ("no luck at import", "RuntimeError", "")
+        assert (found["errorMessage"], found["errorType"], found["requestId"]) == (
+            "no luck at import",
+            "RuntimeError",
+            "",
+        )
         assert found["stackTrace"][-1].endswith('line 3, in <module>\n    raise RuntimeError("no luck at import")\n')
         assert "[ERROR] RuntimeError: no luck at import" in answer.log
         assert report_of(answer.log)["id"] == answer.request_id

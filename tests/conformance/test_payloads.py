@@ -73,7 +73,9 @@ def test_an_empty_request_is_an_empty_object(functions: Functions) -> None:
     assert functions.invoke(name, Payload=b"").body == b"{}"
 
 
-@pytest.mark.parametrize("payload", [b"null", b'""', b" 1 ", b"-0", b"1e5", b'"\\ud83d\\ude00"', '"😀"'.encode(), b"[]"])
+@pytest.mark.parametrize(
+    "payload", [b"null", b'""', b" 1 ", b"-0", b"1e5", b'"\\ud83d\\ude00"', '"😀"'.encode(), b"[]"]
+)
 def test_any_json_is_an_event(functions: Functions, payload: bytes) -> None:
     name = functions.sample("echo", "provided")
     assert functions.invoke(name, Payload=payload).body == payload

@@ -177,7 +177,11 @@ def test_a_result_that_is_no_json(functions: Functions) -> None:
             "Runtime.ImportModuleError",
             "Unable to import module 'nowhere': No module named 'nowhere'",
         ),
-        ("nodot", "Runtime.MalformedHandlerName", "Bad handler 'nodot': not enough values to unpack (expected 2, got 1)"),
+        (
+            "nodot",
+            "Runtime.MalformedHandlerName",
+            "Bad handler 'nodot': not enough values to unpack (expected 2, got 1)",
+        ),
     ],
 )
 def test_a_handler_that_is_not_there(functions: Functions, handler: str, error_type: str, message: str) -> None:
@@ -197,7 +201,9 @@ def test_a_node_handler_that_is_not_there(functions: Functions) -> None:
 def test_a_missing_bootstrap(functions: Functions) -> None:
     answer = functions.invoke(functions.create({"other": "x"}, "any", "provided.al2023"), {})
     assert answer.error == "Unhandled"
-    message = f"RequestId: {answer.request_id} Error: Couldn't find valid bootstrap(s): [/var/task/bootstrap /opt/bootstrap]"
+    message = (
+        f"RequestId: {answer.request_id} Error: Couldn't find valid bootstrap(s): [/var/task/bootstrap /opt/bootstrap]"
+    )
     assert answer.json == {"errorType": "Runtime.InvalidEntrypoint", "errorMessage": message}
 
 
@@ -231,7 +237,9 @@ def test_every_form_of_a_name(functions: Functions) -> None:
 
 
 def test_a_result_is_json_as_the_language_writes_it(functions: Functions) -> None:
-    name = functions.python('def handler(event, context):\n    return {"a": (1, 2), "b": [None, True]} if event else None')
+    name = functions.python(
+        'def handler(event, context):\n    return {"a": (1, 2), "b": [None, True]} if event else None'
+    )
     assert functions.invoke(name, 1).body == b'{"a": [1, 2], "b": [null, true]}'
     assert functions.invoke(name, 0).body == b"null"
     name = functions.create(

@@ -62,15 +62,13 @@ def test_timeouts_of_each_configuration(functions: Functions) -> None:
     assert answer.json["errorMessage"].endswith("Error: Task timed out after 2.00 seconds")
 
 
-FORKS_AND_HANGS = (
-    """
+FORKS_AND_HANGS = """
 import time
 import forker
 def handler(event, context):
     print(*forker.handler({"hold_output": event.get("hold_output", False)}, context), flush=True)
     time.sleep(3600)
 """
-)
 
 
 @pytest.mark.parametrize("hold_output", [False, True])

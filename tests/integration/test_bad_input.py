@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from dispatcher.cli.process import spawn
-from tests.services.commands import COMMAND, Done, clean_environ, everwarm
+from tests.services.commands import Done, everwarm
 from tests.services.functions import ROLE, Functions
 from tests.services.local import python_runtime
 from tests.services.processes import free_port
@@ -45,7 +44,8 @@ def ask(stack: Stack, method: str, path: str, body: bytes = b"", **headers: str)
 
 
 @pytest.mark.parametrize(
-    "body", [b"{", b"[]", b'"text"', b"null", b"\xff\xfe", b'{"FunctionName": 5}', b'{"FunctionName": "a"', b"[" * 100_000]
+    "body",
+    [b"{", b"[]", b'"text"', b"null", b"\xff\xfe", b'{"FunctionName": 5}', b'{"FunctionName": "a"', b"[" * 100_000],
 )
 def test_documents_that_are_none(stack: Stack, body: bytes) -> None:
     status, text = ask(stack, "POST", "/2015-03-31/functions", body)
@@ -56,7 +56,8 @@ def test_documents_that_are_none(stack: Stack, body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("GET", "/"), ("GET", "/nothing"), ("PATCH", "/2015-03-31/functions"), ("POST", "/2015-03-31/")]
+    ("method", "path"),
+    [("GET", "/"), ("GET", "/nothing"), ("PATCH", "/2015-03-31/functions"), ("POST", "/2015-03-31/")],
 )
 def test_paths_that_are_none(stack: Stack, method: str, path: str) -> None:
     status, text = ask(stack, method, path)
@@ -103,7 +104,7 @@ ZIPS = {
     "half a zip": archive(_file("a", b"x" * 1000))[:-30],
     "above": archive(_file("../outside.py")),
     "far above": archive(_file("a/../../../../../../tmp/everwarm-outside")),
-    "absolute": archive(_file("/tmp/everwarm-outside")),  # noqa: S108 - must not be written
+    "absolute": archive(_file("/tmp/everwarm-outside")),
     "link out": archive(_link("out", "/etc/passwd")),
     "link above": archive(_link("out", "../../secret")),
     "through a link": archive(lambda target: (_link("d", "/tmp")(target), _file("d/everwarm-outside")(target))[0]),
@@ -126,7 +127,7 @@ def test_zips_that_are_refused(functions: Functions, kind: str) -> None:
     assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] in {400, 502}
     assert "Traceback" not in error["Message"]
     assert functions.refused(name)[1] == 404, "nothing of it is left"
-    assert not Path("/tmp/everwarm-outside").exists()  # noqa: S108 - must not be written
+    assert not Path("/tmp/everwarm-outside").exists()
 
 
 def test_a_bad_update_keeps_the_old_code(functions: Functions) -> None:
@@ -138,7 +139,12 @@ def test_a_bad_update_keeps_the_old_code(functions: Functions) -> None:
 
 
 def test_links_within_are_fine(functions: Functions) -> None:
-    data = archive(lambda target: (_file("real.py", b"handler = lambda e, c: 'linked'")(target), _link("via.py", "real.py")(target))[0])  # noqa: E501
+    data = archive(
+        lambda target: (
+            _file("real.py", b"handler = lambda e, c: 'linked'")(target),
+            _link("via.py", "real.py")(target),
+        )[0]
+    )
     name = f"zip-{os.getpid()}-within"
     functions.client.create_function(
         FunctionName=name, Runtime=python_runtime(), Handler="via.handler", Role=ROLE, Code={"ZipFile": data}
@@ -226,7 +232,12 @@ def test_invalid_settings_stop_the_start(
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("EVERWARM_CONCURRENCY", "0"), ("LAMBDA_KEEPALIVE_MS", "ten"), ("EVERWARM_LOCAL_RUNTIMES", "python"), ("DEBUG", "x")],
+    [
+        ("EVERWARM_CONCURRENCY", "0"),
+        ("LAMBDA_KEEPALIVE_MS", "ten"),
+        ("EVERWARM_LOCAL_RUNTIMES", "python"),
+        ("DEBUG", "x"),
+    ],
 )
 def test_invalid_settings_stop_a_worker(environ: dict[str, str], name: str, value: str) -> None:
     done = refused_start("worker", {**environ, name: value}, "--mode", "local")

@@ -29,7 +29,11 @@ def ask(stack: Stack, method: str, path: str, **headers: str) -> tuple[int, str,
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         connection.request(method, path, b"{}" if method == "POST" else None, named)
         answer = connection.getresponse()
-        return answer.status, answer.read().decode("latin-1"), {name.lower(): value for name, value in answer.getheaders()}
+        return (
+            answer.status,
+            answer.read().decode("latin-1"),
+            {name.lower(): value for name, value in answer.getheaders()},
+        )
     finally:
         connection.close()
 
@@ -78,7 +82,7 @@ def test_loopback_only_by_default(stack: Stack) -> None:
         assert client.connect_ex((address, stack.port)) != 0
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])  # noqa: S104 - must be refused
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
 @pytest.mark.parametrize("command", ["dispatcher", "up"])
 def test_off_loopback_only_with_credentials(command: str, host: str, stack: Stack) -> None:
     done = everwarm(
@@ -95,7 +99,7 @@ def test_off_loopback_only_with_credentials(command: str, host: str, stack: Stac
 
 def test_insecure_says_so(make_stack: Callable[..., Stack]) -> None:
     """Told to, it listens everywhere, and warns."""
-    stack = make_stack(EVERWARM_HOST="0.0.0.0", EVERWARM_INSECURE="1")  # noqa: S104 - what the test is about
+    stack = make_stack(EVERWARM_HOST="0.0.0.0", EVERWARM_INSECURE="1")
     assert stack.client().list_functions()["Functions"] == []
     # A name that is rebound to this machine is none of its names, also then.
     assert ask(stack, "GET", "/2015-03-31/functions/", Host="evil.example")[0] == 403

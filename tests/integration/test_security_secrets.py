@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from tests.services.stack import Stack
 from tests.services.waiting import wait_until
 
 VARIABLE, PAYLOAD, LARGE, CONTEXT, RESPONSE, ERROR, PRINTED, CODE = WORDS = tuple(
-    f"planted-{word}-5f0c" for word in ("variable", "payload", "large", "context", "response", "error", "printed", "code")
+    f"planted-{word}-5f0c"
+    for word in ("variable", "payload", "large", "context", "response", "error", "printed", "code")
 )
 SOURCE = f"""
 import os
@@ -95,18 +96,20 @@ def test_files(used: Used) -> None:
     stack, _, name = used
     log = stack.data / "logs"
     wait_until("the log is stored", lambda: PRINTED in stack.get(f"/_everwarm/logs/{name}")[1].decode())
-    allowed: dict[Callable[[Path], bool], set[str]] = {
-        lambda path: ".db" in path.name: {VARIABLE},
-        lambda path: log in path.parents: {PRINTED, ERROR},
-        lambda path: path == stack.log: {PRINTED, ERROR},
-        lambda path: stack.data / "code" in path.parents: {CODE},
-        lambda path: True: set(),
-    }
+
+    def allowed(path: Path) -> set[str]:
+        if ".db" in path.name:
+            return {VARIABLE}
+        if path == stack.log or log in path.parents:
+            return {PRINTED, ERROR}
+        return {CODE} if stack.data / "code" in path.parents else set()
+
     for path in stack.data.rglob("*"):
         if path.is_file():
-            expected = next(words for fits, words in allowed.items() if fits(path))
-            assert planted(path.read_bytes()) <= expected, path
-            assert path == stack.log or path.stat().st_mode & 0o077 == 0 or path.parent.stat().st_mode & 0o077 == 0, path
+            assert planted(path.read_bytes()) <= allowed(path), path
+            assert path == stack.log or path.stat().st_mode & 0o077 == 0 or path.parent.stat().st_mode & 0o077 == 0, (
+                path
+            )
 
 
 def test_redis_afterwards(used: Used) -> None:

@@ -86,9 +86,7 @@ class Functions:
         """Create a Python function from source with a ``handler``; answers its name."""
         return self.create({"index.py": source}, "index.handler", **members)
 
-    def create(
-        self, files: Mapping[str, str | bytes], handler: str, runtime: str | None = None, **members: Any
-    ) -> str:
+    def create(self, files: Mapping[str, str | bytes], handler: str, runtime: str | None = None, **members: Any) -> str:
         """Create a function and wait until it is Active; answers its name."""
         name = members.pop("FunctionName", None) or f"fn-{os.getpid()}-{next(_numbers)}"
         request: dict[str, Any] = {
