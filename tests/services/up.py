@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -58,15 +59,15 @@ class Up:
         (found,) = [child for child in self.tree() if child.parent == self.process.pid and word in child.command]
         return found
 
-    def client(self) -> LambdaClient:
-        """A boto3 client without retries."""
+    def client(self, **config: Any) -> LambdaClient:
+        """A boto3 client without retries; ``config`` are further options of botocore's Config."""
         return boto3.client(
             "lambda",
             endpoint_url=self.endpoint,
             region_name="us-east-1",
             aws_access_key_id="000000000000",
             aws_secret_access_key="test",
-            config=Config(retries={"total_max_attempts": 1}, read_timeout=60),
+            config=Config(**{"retries": {"total_max_attempts": 1}, "read_timeout": 60, **config}),
         )
 
     def wait_until_nothing_is_left(self, timeout_s: float) -> None:
