@@ -12,6 +12,7 @@ a killed worker left is removed by the next one.
 import asyncio
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -22,16 +23,26 @@ from workers.code import CodeCache, Tree
 from workers.contract.messages import FunctionSpec
 from workers.environment import Environment
 from workers.environments import FunctionFault, StartError
+from workers.identities import NoIdentity
 from workers.journal import Journal, Shipper
 from workers.link import ApiRequest, FunctionIdentity, Start
 from workers.loop import LoopThread
 from workers.modes.places import Place, Places
 from workers.modes.run_directory import RunDirectory
+from workers.process import RelayMissing
 from workers.runtimes import InvalidEntrypoint, RuntimeUnavailable
 from workers.settings import WorkerSettings
 
 #: Where root's run directories are: on disk, and passable for every user (the data directory need not be).
 _PLACE: Final = Path("/var/tmp")  # noqa: S108 - mkdtemp makes the name, mode 0711
+
+
+@dataclass(slots=True)
+class _Held:
+    """What an environment has as long as it lives."""
+
+    tree: Tree
+    place: Place | None = None
 
 
 class LocalStarter:
@@ -57,15 +68,32 @@ class LocalStarter:
         self._code = CodeCache(code, self._uids)
         self._clients = runtimes.install(self._run.path / "clients")
         self._places = Places(places, self._uids, loop, self._memory, (self._clients, code), on_api)
-        self._held: dict[str, Place] = {}
+        self._held: dict[str, _Held] = {}
 
     def start(self, environment: Environment, code_url: str) -> None:
-        """Take a place and send its relay START. Raises :class:`StartError`."""
+        """Take a place and send its relay START. Raises :class:`StartError`, and leaves nothing behind then."""
+        try:
+            self._start(environment, code_url)
+        except (OSError, NoIdentity, RelayMissing) as error:
+            self.destroy(environment)
+            raise StartError(f"The function's environment could not be made: {error}") from error
+        except BaseException:
+            self.destroy(environment)
+            raise
+
+    def _start(self, environment: Environment, code_url: str) -> None:
         spec = environment.spec
         tree = self._tree(spec, code_url)
+        held = self._held[environment.id] = _Held(tree)
         command = self._command(spec, tree)
-        place = self._held[environment.id] = self._places.take(tree.path)
-        environment.journal = Journal(self._shipper, spec, place.relay.pause_reading, place.relay.resume_reading)
+        place = held.place = self._places.take(tree.path)
+        relay = place.relay
+        environment.journal = Journal(
+            self._shipper,
+            spec,
+            lambda: self._loop.call(relay.pause_reading),
+            lambda: self._loop.call(relay.resume_reading),
+        )
         place.give_to(environment)
         identity = place.identity
         gid = tree.gid if tree.gid is not None else (identity.uid if identity else None)
@@ -83,13 +111,20 @@ class LocalStarter:
             api=self._settings.function_api != "none",
             api_env=() if self._settings.disable_endpoint_url else ("AWS_ENDPOINT_URL_LAMBDA",),
         )
-        self._loop.call(environment.relay.link.start, start)
+        self._loop.call(relay.link.start, start)
 
     def destroy(self, environment: Environment) -> None:
-        """Give its place up, in the background."""
-        place = self._held.pop(environment.id, None)
-        if place is not None:
-            self._loop.submit(self._places.destroy(place))
+        """Give up its place and its code, in the background."""
+        held = self._held.pop(environment.id, None)
+        if held is not None:
+            self._loop.submit(self._give_up(held))
+
+    async def _give_up(self, held: "_Held") -> None:
+        try:
+            if held.place is not None:
+                await self._places.destroy(held.place)
+        finally:
+            await asyncio.get_running_loop().run_in_executor(None, self._code.release, held.tree)
 
     def _tree(self, spec: FunctionSpec, code_url: str) -> Tree:
         if spec.hot_reload_path:
@@ -101,7 +136,7 @@ class LocalStarter:
             return Tree(path, None)
         if spec.package_type != "Zip":
             raise StartError("Container images need a docker mode.", "InvalidRuntimeException")
-        return self._code.tree(spec.code_sha256, self._settings.endpoint + code_url)
+        return self._code.use(spec.code_sha256, self._settings.endpoint + code_url)
 
     def _command(self, spec: FunctionSpec, tree: Tree) -> runtimes.Command:
         try:
