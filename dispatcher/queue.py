@@ -37,6 +37,8 @@ from workers.contract.messages import (
 
 _TIMEOUT_S: Final = 2.0
 _TICK_S: Final = 0.5
+#: How much longer than its time in the queue a call waits for a Redis that is gone.
+_GRACE_S: Final = 2.0
 _CONNECTIONS: Final = 32
 #: Longest that a claimed call may take beside its function's timeout: two initialisations and the start of a container.
 _START_SLACK_MS: Final = 60_000
@@ -243,8 +245,14 @@ class Queue:
         await self._look_after_calls()
 
     def _end_hopeless(self, now: float) -> None:
-        """Redis is gone: calls that run are answered when it is back, but not later than they could have lasted."""
+        """Redis is gone: calls that run are answered when it is back, but not later than they could have lasted.
+
+        One that was not seen to run may be waiting still; it is voided when Redis is back.
+        """
         for call in self._calls.values():
+            if not call.begun and now - call.published > self._queue_wait_s + _GRACE_S and not call.future.done():
+                self._unsure.append(call)
+                _fail(call, _unavailable("The queue can't be reached."))
             if now - call.published > self._queue_wait_s + call.target.spec.timeout_s + _START_SLACK_MS / 1000:
                 _fail(call, _unavailable("The queue can't be reached."))
 
