@@ -38,7 +38,7 @@ def test_a_full_redis_is_waited_out(make_stack: Callable[..., Stack]) -> None:
     worker = stack.pid("worker")
     call = work.begin(n=2, s=4)
     wait_until("it runs", lambda: b'"leased"' in stack.get("/_everwarm/environments")[1])
-    limit = stack.redis.client.config_get("maxmemory")["maxmemory"]
+    limit = str(stack.redis.client.config_get("maxmemory")["maxmemory"])
     stack.redis.client.config_set("maxmemory", 1_000_000)
     refused = work(n=3)
     assert refused.status == 503
