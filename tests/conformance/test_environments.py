@@ -8,6 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from tests.services.calls import start_call, wait_until_idle, wait_until_running
 from tests.services.functions import SAMPLES, Functions
 from tests.services.processes import everything, look
@@ -178,6 +180,8 @@ def handler(event, context):
     pathlib.Path("/tmp/everwarm-conformance").write_text("mine")
     return before
 """
+    if not functions.separated:
+        pytest.skip("needs root: otherwise functions share the worker's /tmp")
     one, other = functions.python(source), functions.python(source)
     assert functions.invoke(one, {}).json == []
     assert functions.invoke(one, {}).json == ["everwarm-conformance"]
@@ -186,6 +190,8 @@ def handler(event, context):
 
 
 def test_code_is_read_only(functions: Functions) -> None:
+    if not functions.separated:
+        pytest.skip("needs root: otherwise the code belongs to the worker's user, who runs it")
     name = functions.python("""
 import os, pathlib
 def handler(event, context):

@@ -72,6 +72,11 @@ class Functions:
         self.mode = mode
         self.client = client or stack.client(max_pool_connections=32)
 
+    @property
+    def separated(self) -> bool:
+        """Whether functions are kept apart from each other and from the host; mode local can do so as root only."""
+        return self.mode != "local" or os.geteuid() == 0
+
     def arn(self, name: str, qualifier: str = "") -> str:
         """The ARN of a function in the default account."""
         return f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{name}" + (f":{qualifier}" if qualifier else "")

@@ -210,6 +210,9 @@ def _overridden(runtime: str, line: str, places: str) -> tuple[str, ...]:
 def _with_client(spec: FunctionSpec, argv: tuple[str, ...], clients: Path, search_path: tuple[str, ...]) -> Command:
     if spec.runtime.startswith("python"):
         client = clients / "python" / "bootstrap.py"
+        if spec.hot_reload_path:
+            # The directory is not ours to write to; and compiled files tell edits apart by the second and the size.
+            argv = (*argv, "-B")
     else:
         client = clients / "node" / "bootstrap.js"
         argv = (*argv, *_node_options(spec.memory_mb))
