@@ -167,6 +167,7 @@ class Queue:
             invoked_arn=invocation.invoked_arn,
             payload=b"" if separate else payload,
             payload_key=keys.payload(invocation.request_id) if separate else "",
+            counted_in=call.slot.key,
             claim_by_ms=int(time.time() * 1000) + wait_ms,
             reply_to=self._reply_to,
             trace_id=invocation.trace_id,

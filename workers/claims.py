@@ -82,7 +82,10 @@ class Claims:
         """Record a running attempt again after Redis was lost: ``rejoined`` or ``known``."""
         return self._store.word(
             "rejoin",
-            [keys.invocation(invocation.request_id), keys.concurrency(spec.account, spec.region)],
+            [
+                keys.invocation(invocation.request_id),
+                invocation.counted_in or keys.concurrency(spec.account, spec.region),
+            ],
             [invocation.attempt, self._worker, environment, member(invocation), left_ms],
         )
 

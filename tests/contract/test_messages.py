@@ -65,6 +65,7 @@ invocations = st.builds(
     invoked_arn=words,
     payload=st.binary(max_size=200),
     payload_key=words,
+    counted_in=words,
     claim_by_ms=st.integers(0, 1 << 52),
     reply_to=words,
     trace_id=words,

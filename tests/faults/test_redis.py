@@ -160,3 +160,34 @@ def test_flushed(own_stack: Stack) -> None:
     assert work.wait_until_good(5, n=3).good
     wait_until_quiet(own_stack)
     assert_admits_exactly(own_stack, work, 2)
+
+
+def test_what_runs_still_counts_after_a_restart(own_stack: Stack) -> None:
+    work = caller(own_stack)
+    work.client.put_function_concurrency(FunctionName=work.name, ReservedConcurrentExecutions=2)
+    long_one = work.begin(s=8, n=1)
+    wait_until_running(own_stack)
+    own_stack.redis.restart()
+    assert work.wait_until_good(5, n=2).good
+    wait_until_running(own_stack, 1)
+    second = work.begin(s=2, n=3)
+    wait_until_running(own_stack, 2)
+    assert work(n=4).status == 429
+    assert second.result(5).good
+    assert not long_one.done()
+    assert long_one.result(10).body["n"] == 1
+    wait_until_quiet(own_stack)
+    assert_admits_exactly(own_stack, work, 2)
+
+
+def test_every_slot_is_there_after_a_restart(make_stack: Callable[..., Stack]) -> None:
+    stack = make_stack(EVERWARM_CONCURRENCY="3")
+    work = caller(stack)
+    calls = [work.begin(s=3) for _ in range(3)]
+    wait_until_running(stack, 3)
+    stack.redis.restart()
+    assert all(call.result(10).good for call in calls)
+    work.wait_until_good(5)
+    for _ in range(2):
+        calls = [work.begin(s=1) for _ in range(3)]
+        assert all(call.result(5).took_s < 1.8 for call in calls), "they did not run side by side"

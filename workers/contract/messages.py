@@ -70,6 +70,8 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     payload: bytes = b""
     payload_key: str = ""
     """Redis key that holds the payload when it is over ``INLINE_PAYLOAD_BYTES``."""
+    counted_in: str = ""
+    """The concurrency set that holds a place for it."""
     claim_by_ms: int
     """Unix time in ms after which a claim answers ``late``."""
     reply_to: str
