@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from mypy_boto3_lambda import LambdaClient
 from rich.console import Console
 
 from dispatcher.cli.part import ask_worker
@@ -51,13 +52,15 @@ def main() -> None:
         found = cold.programs(_runtimes())
         if not found:
             raise SystemExit("no Python that functions can use: see `everwarm doctor`")
-        cold.create(stack.client(), FUNCTION, found[0])
+        client, connection = stack.client(), warm.Connection(stack.endpoint)
+        cold.create(client, FUNCTION, found[0])
         with console.status("warm calls") as status:
             lines = _warm(size, Client(bare.connect, redis_url), Client(warm.connect, stack.endpoint, FUNCTION))
             for program in found:
                 status.update(f"cold starts of {program.title}")
-                lines += _cold(size, stack, directory, program)
+                lines += _cold(size, client, connection, directory, program)
             status.update("the relay alone")
+            connection.close()
             trips = latency([asyncio.run(relay.round_trips(size.calls * size.rounds))])
     console.print(table(lines, _caption(size)))
     console.print(f"The relay's round trip alone: p50 {trips.p50:.2f} ms, p99 {trips.p99:.2f} ms.")
@@ -93,14 +96,15 @@ def _warm(size: Size, plain: Client, everwarm: Client) -> list[Line]:
     ]
 
 
-def _cold(size: Size, stack: Stack, directory: Path, program: cold.Program) -> list[Line]:
+def _cold(
+    size: Size, client: LambdaClient, connection: warm.Connection, directory: Path, program: cold.Program
+) -> list[Line]:
     """Starts of the bare runtime and first calls of functions, in turns; every function is a new one."""
-    client = stack.client()
     ours = cold.our_client(directory, program)
     awss = cold.aws_client(directory, program) if program.title == "Python" else None
     name = f"bench-{program.runtime.replace('.', '-')}"
     # The worker looks for the interpreter once, and fetches each zip once.
-    cold.first_call_ms(client, stack.endpoint, name, program)
+    cold.first_call_ms(client, connection, name, program)
     started: list[float] = []
     aws_started: list[float] = []
     called: list[float] = []
@@ -108,11 +112,11 @@ def _cold(size: Size, stack: Stack, directory: Path, program: cold.Program) -> l
     for number in range(size.starts):
         time.sleep(PAUSE_S)
         started.append(ours.start_ms())
-        called.append(cold.first_call_ms(client, stack.endpoint, f"{name}-{number}", program))
+        called.append(cold.first_call_ms(client, connection, f"{name}-{number}", program))
         if awss is not None:
             aws_started.append(awss.start_ms())
         time.sleep(PAUSE_S)
-        fetched.append(cold.first_call_ms(client, stack.endpoint, f"{name}-{number}-code", program, str(number)))
+        fetched.append(cold.first_call_ms(client, connection, f"{name}-{number}-code", program, str(number)))
     bare_ms, cold_ms = statistics.median(started), statistics.median(called)
     lines = [Line(f"cold start, {program.title}", bare_ms, cold_ms, " ms", COLD)]
     if aws_started:

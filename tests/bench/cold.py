@@ -62,16 +62,12 @@ def create(client: LambdaClient, name: str, program: Program, note: str = "") ->
     client.get_waiter("function_active_v2").wait(FunctionName=name, WaiterConfig={"Delay": 1})
 
 
-def first_call_ms(client: LambdaClient, endpoint: str, name: str, program: Program, note: str = "") -> float:
-    """Create the function, and time its first invocation on a connection that is open already."""
+def first_call_ms(client: LambdaClient, connection: Connection, name: str, program: Program, note: str = "") -> float:
+    """Create the function, and time its first invocation."""
     create(client, name, program, note)
-    connection = Connection(endpoint, name)
-    try:
-        began = time.perf_counter()
-        connection.invoke()
-        return (time.perf_counter() - began) * 1000
-    finally:
-        connection.close()
+    began = time.perf_counter()
+    connection.invoke(name)
+    return (time.perf_counter() - began) * 1000
 
 
 class Bare:

@@ -1,4 +1,4 @@
-"""The least that an HTTP client can do: requests written beforehand, on one kept connection."""
+"""The least that an HTTP client can do, on one kept connection."""
 
 import socket
 from urllib.parse import urlsplit
@@ -11,24 +11,25 @@ _ANSWER_S = 60
 
 def connect(endpoint: str, function: str) -> Call:
     """A call invokes the function synchronously, and expects its event back."""
-    return Connection(endpoint, function).invoke
+    connection = Connection(endpoint)
+    return lambda: connection.invoke(function)
 
 
 class Connection:
     """One connection to the server."""
 
-    def __init__(self, endpoint: str, function: str) -> None:
+    def __init__(self, endpoint: str) -> None:
         parts = urlsplit(endpoint)
         self._socket = socket.create_connection((parts.hostname, parts.port), timeout=_ANSWER_S)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._request = (
-            f"POST /2015-03-31/functions/{function}/invocations HTTP/1.1\r\n"
-            f"Host: {parts.netloc}\r\nContent-Length: {len(_PAYLOAD)}\r\n\r\n"
-        ).encode() + _PAYLOAD
+        self._host = parts.netloc
 
-    def invoke(self) -> None:
+    def invoke(self, function: str) -> None:
         """One invocation; raises ``AssertionError`` when the answer is not the event."""
-        self._socket.sendall(self._request)
+        self._socket.sendall(
+            b"POST /2015-03-31/functions/%b/invocations HTTP/1.1\r\nHost: %b\r\nContent-Length: %d\r\n\r\n%b"
+            % (function.encode(), self._host.encode(), len(_PAYLOAD), _PAYLOAD)
+        )
         data = b""
         while b"\r\n\r\n" not in data:
             data += self._receive()
