@@ -7,7 +7,6 @@ only the worker and the dispatcher can make (``dispatcher.identity`` verifies it
 import hashlib
 import hmac
 import logging
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 from urllib.parse import urlsplit
@@ -45,8 +44,6 @@ class FunctionApi:
         self._http = urllib3.PoolManager(
             maxsize=threads, timeout=urllib3.Timeout(connect=5.0, read=_ANSWER_S), retries=False
         )
-        self._lock = threading.Lock()
-        self._secret = b""
 
     def forward(self, environment: Environment, request: ApiRequest) -> None:
         """On the links' thread: answer the request later."""
@@ -85,16 +82,10 @@ class FunctionApi:
         return answer.status, kept, answer.data
 
     def _token(self, method: str, path: str, function: str) -> str:
-        with self._lock:
-            if not self._secret:
-                found = self._store.client.get(keys.SECRET)
-                self._secret = found if isinstance(found, bytes) else b""
-        return hmac.new(self._secret, f"{method}\n{path}\n{function}".encode(), hashlib.sha256).hexdigest()
-
-    def forget_secret(self) -> None:
-        """Redis was lost: another dispatcher may have come with it."""
-        with self._lock:
-            self._secret = b""
+        # Read for each call: a dispatcher with another database, and so another secret, may have come meanwhile.
+        found = self._store.client.get(keys.SECRET)
+        secret = found if isinstance(found, bytes) else b""
+        return hmac.new(secret, f"{method}\n{path}\n{function}".encode(), hashlib.sha256).hexdigest()
 
     def close(self) -> None:
         """Take no more; what is under way dies with the process."""

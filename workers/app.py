@@ -79,7 +79,7 @@ class Worker:
             init_timeout_s=settings.init_timeout_s,
             response_limit=settings.max_payload_bytes,
         )
-        self._upkeep = Upkeep(settings, self._store, self._environments, claims, running, self._api, _die)
+        self._upkeep = Upkeep(settings, self._store, self._environments, claims, running, _die)
         self._drain: threading.Timer | None = None
 
     def run(self) -> int:

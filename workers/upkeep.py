@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from typing import Final, cast
 
-from workers.api import FunctionApi
 from workers.claims import Claims
 from workers.contract import keys
 from workers.environments import Environments
@@ -40,7 +39,6 @@ class Upkeep:
         environments: Environments,
         claims: Claims,
         running: Running,
-        api: FunctionApi,
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self._settings = settings
@@ -48,7 +46,6 @@ class Upkeep:
         self._environments = environments
         self._claims = claims
         self._running = running
-        self._api = api
         self._on_failure = on_failure
         self._epoch = ""
         self._renew_due = 0.0
@@ -110,7 +107,6 @@ class Upkeep:
             return
         if self._epoch:
             log.warning("Redis was lost: registering again", extra={"attempts": len(self._running)})
-            self._api.forget_secret()
             self._running.rejoin(self._claims)
             self._environments.renew()
         self._epoch = epoch

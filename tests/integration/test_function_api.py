@@ -165,3 +165,20 @@ def handler(event, context):
 """)
     first = functions.invoke(name, other)
     assert functions.invoke(name, other).json == first.json
+
+
+def test_another_dispatcher_comes(make_stack: Callable[..., Stack]) -> None:
+    """Its database is new, and so its secrets; the worker and Redis are those from before."""
+    stack = make_stack()
+    functions = Functions(stack)
+    other, name = functions.sample("echo"), functions.python(RAW)
+    path = f"/2015-03-31/functions/{other}/invocations"
+    assert ask(functions, name, "POST", path, body="1")["status"] == 200
+    stack.stop("dispatcher")
+    for file in stack.data.glob("everwarm.db*"):
+        file.unlink()
+    stack.start_part("dispatcher")
+    stack.wait_until_ready()
+    functions.sample("echo", FunctionName=other)
+    name = functions.python(RAW)
+    assert ask(functions, name, "POST", path, body="1")["status"] == 200

@@ -102,7 +102,7 @@ def test_files(used: Used) -> None:
             return {VARIABLE}
         if path == stack.log or log in path.parents:
             return {PRINTED, ERROR}
-        return {CODE} if stack.data / "code" in path.parents else set()
+        return {CODE} if "code" in path.relative_to(stack.data).parts else set()
 
     for path in stack.data.rglob("*"):
         if path.is_file():
