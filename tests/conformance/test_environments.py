@@ -132,11 +132,12 @@ def test_a_name_used_again_starts_afresh(functions: Functions) -> None:
 
 
 def test_an_environment_that_dies_while_idle(functions: Functions) -> None:
-    """The next call gets another one at once, and not an error."""
+    """It is taken out of service without being asked, and the next call gets another one."""
     name = functions.python(SLEEPS)
     pid = functions.invoke(name, {}).json[0]
     wait_until_idle(functions, name)
     os.kill(pid, 9)
+    wait_until("the environment is gone", lambda: functions.environments(name) == [])
     answer = functions.invoke(name, {})
     assert answer.error is None
     assert answer.json[1] == 1
