@@ -14,6 +14,7 @@ from dispatcher.catalog.rows import Version
 from dispatcher.settings import DispatcherSettings
 from dispatcher.wire.arn import partition_of
 from dispatcher.wire.errors import AwsError
+from workers.contract.variables import RESERVED
 
 Config = dict[str, Any]
 
@@ -24,29 +25,6 @@ _MAX_LAYERS: Final = 5
 #: Runtimes with SnapStart, which is accepted and shown, and changes nothing here.
 _SNAP_START: Final = frozenset(
     {"java11", "java17", "java21", "java25", "python3.12", "python3.13", "python3.14", "dotnet8", "dotnet10"}
-)
-#: AWS's list of variables that a function can't set.
-_RESERVED: Final = frozenset(
-    {
-        "_HANDLER",
-        "_X_AMZN_TRACE_ID",
-        "AWS_ACCESS_KEY",
-        "AWS_ACCESS_KEY_ID",
-        "AWS_DEFAULT_REGION",
-        "AWS_EXECUTION_ENV",
-        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE",
-        "AWS_LAMBDA_FUNCTION_NAME",
-        "AWS_LAMBDA_FUNCTION_VERSION",
-        "AWS_LAMBDA_INITIALIZATION_TYPE",
-        "AWS_LAMBDA_LOG_GROUP_NAME",
-        "AWS_LAMBDA_LOG_STREAM_NAME",
-        "AWS_LAMBDA_RUNTIME_API",
-        "AWS_REGION",
-        "AWS_SECRET_ACCESS_KEY",
-        "AWS_SESSION_TOKEN",
-        "LAMBDA_RUNTIME_DIR",
-        "LAMBDA_TASK_ROOT",
-    }
 )
 _NOT_BUILT: Final = ("CapacityProviderConfig", "TenancyConfig", "DurableConfig", "AcceleratorConfig", "PublishTo")
 #: Members of an answer that lists leave out.
@@ -223,7 +201,7 @@ def _check_limits(request: Mapping[str, Any]) -> None:
 
 
 def _check_environment(variables: Mapping[str, str], limit: int) -> None:
-    reserved = sorted(_RESERVED & variables.keys())
+    reserved = sorted(RESERVED & variables.keys())
     if reserved:
         raise _invalid(
             "Lambda was unable to configure your environment variables because the environment variables you have "

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Final
 
 from workers.contract.messages import FunctionSpec
+from workers.contract.variables import RESERVED
 from workers.runtimes import interpreters
 from workers.runtimes.interpreters import CLIENTS, PACKAGES, Interpreter, unreadable
 
 __all__ = [
-    "RESERVED",
     "Command",
     "InvalidEntrypoint",
     "RuntimeUnavailable",
@@ -31,29 +31,6 @@ __all__ = [
     "unreadable",
 ]
 
-#: Variables that a function's own configuration never overrides.
-RESERVED: Final = frozenset(
-    (
-        "_HANDLER",
-        "_X_AMZN_TRACE_ID",
-        "AWS_ACCESS_KEY",
-        "AWS_ACCESS_KEY_ID",
-        "AWS_DEFAULT_REGION",
-        "AWS_EXECUTION_ENV",
-        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE",
-        "AWS_LAMBDA_FUNCTION_NAME",
-        "AWS_LAMBDA_FUNCTION_VERSION",
-        "AWS_LAMBDA_INITIALIZATION_TYPE",
-        "AWS_LAMBDA_LOG_GROUP_NAME",
-        "AWS_LAMBDA_LOG_STREAM_NAME",
-        "AWS_LAMBDA_RUNTIME_API",
-        "AWS_REGION",
-        "AWS_SECRET_ACCESS_KEY",
-        "AWS_SESSION_TOKEN",
-        "LAMBDA_RUNTIME_DIR",
-        "LAMBDA_TASK_ROOT",
-    )
-)
 _CLIENT_FILES: Final = (
     "python/bootstrap.py",
     "python/_everwarm_client.py",
