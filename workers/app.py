@@ -146,6 +146,28 @@ class QuickConsumer(Consumer):  # type: ignore[misc] # Celery has no types
         self.first_connection_attempt = False
         return conn
 
+    # Celery's own write what they can't read into the log, and that may be somebody's payload.
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """Drop a message whose body can't be read."""
+        self._drop(message, exc)
+
+    def on_invalid_task(self, _body: Any, message: Any, exc: Exception) -> None:
+        """Drop a message of another content type."""
+        self._drop(message, exc)
+
+    def on_unknown_message(self, _body: Any, message: Any) -> None:
+        """Drop a message that is no task."""
+        self._drop(message, TypeError())
+
+    def on_unknown_task(self, _body: Any, message: Any, exc: Exception) -> None:
+        """Drop a task that is not ours."""
+        self._drop(message, exc)
+
+    def _drop(self, message: Any, error: Exception) -> None:
+        log.error("a message in the queue is none of ours; dropped", extra={"error": type(error).__name__})
+        message.ack_log_error(log, self.connection_errors)
+
 
 def _consume(app: Celery, settings: WorkerSettings) -> int:
     # Celery warns of root; here root is what gives every environment its own user (DESIGN section 8), and no message

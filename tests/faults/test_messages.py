@@ -54,7 +54,7 @@ def test_messages_that_nobody_can_read_are_dropped(own_stack: Stack) -> None:
     work = caller(own_stack)
     assert work(n=1).good
     client = own_stack.redis.client
-    good = json.loads(envelope(b"\x80", QUEUE))
+    good = json.loads(envelope(b"\x80 secret words", QUEUE))
     client.lpush(QUEUE, envelope(b"", QUEUE), envelope(b"\xc1\xff", QUEUE), envelope(b"\x81\xa1v\xcd\x03\xe7", QUEUE))
     changes: list[dict[str, Any]] = [
         {"body": "no base64 !"},
@@ -69,3 +69,5 @@ def test_messages_that_nobody_can_read_are_dropped(own_stack: Stack) -> None:
     assert work.wait_until_good(n=2).body["n"] == 2
     assert time.monotonic() - began < 5
     wait_until_quiet(own_stack)
+    assert own_stack.log_text().count("dropped") >= 6
+    assert "secret words" not in own_stack.log_text()

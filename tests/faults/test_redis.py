@@ -138,7 +138,7 @@ def test_frozen_redis_is_answered_soon(own_stack: Stack) -> None:
 
 
 def test_a_worker_that_stops_without_redis(make_stack: Callable[..., Stack]) -> None:
-    stack = make_stack(EVERWARM_DRAIN_S="2")
+    stack = make_stack(EVERWARM_DRAIN_S="2", EVERWARM_SYNC_QUEUE_WAIT_S="3")
     work = caller(stack)
     call = work.begin(s=1, n=5)
     wait_until_running(stack)

@@ -76,6 +76,10 @@ class Stack:
         """Of a running part."""
         return self._running[name].pid
 
+    def runs(self, name: Name) -> bool:
+        """Whether a part was started and has not ended."""
+        return name in self._running and self._running[name].poll() is None
+
     def kill9(self, name: Name) -> None:
         """End a part as a crash would."""
         self._end(name, signal.SIGKILL)
