@@ -120,12 +120,22 @@ class Shipper:
 
 
 class Journal:
-    """The log of one environment. Written from the links' thread and the invoking one."""
+    """The log of one environment. Written from the links' thread and the invoking one.
+
+    ``shown``: so many characters of each invocation's tail are repeated in the worker's own log, on level debug.
+    """
 
     def __init__(
-        self, shipper: Shipper, spec: FunctionSpec, pause: Callable[[], None], resume: Callable[[], None]
+        self,
+        shipper: Shipper,
+        spec: FunctionSpec,
+        pause: Callable[[], None],
+        resume: Callable[[], None],
+        shown: int = 0,
     ) -> None:
         self._shipper = shipper
+        self._function = spec.function
+        self._shown = shown
         self._stream = keys.log(spec.account, spec.region, spec.function)
         self._tail = bytearray()
         self._lock = threading.Lock()
@@ -154,6 +164,9 @@ class Journal:
         with self._lock:
             tail = bytes(self._tail[-TAIL_BYTES:])
             self._tail.clear()
+        if self._shown and log.isEnabledFor(logging.DEBUG):
+            shown = tail.decode(errors="replace")[-self._shown :]
+            log.debug("a function wrote", extra={"function": self._function, "output": shown})
         return tail
 
     def _write(self, data: bytes) -> bool:

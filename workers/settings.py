@@ -77,7 +77,9 @@ class WorkerSettings(Shared, frozen=True, kw_only=True):
     truncate_stdout: Annotated[
         int,
         Setting(
-            "LAMBDA_TRUNCATE_STDOUT", integer(0, 1 << 20), "characters of function output shown in the worker's own log"
+            "LAMBDA_TRUNCATE_STDOUT",
+            integer(0, 1 << 20),
+            "characters of an invocation's last 4 KB of output that debug logging shows in the worker's own log",
         ),
     ] = 2000
     hostname: Annotated[

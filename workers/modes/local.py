@@ -93,6 +93,7 @@ class LocalStarter:
             spec,
             lambda: self._loop.call(relay.pause_reading),
             lambda: self._loop.call(relay.resume_reading),
+            self._settings.truncate_stdout,
         )
         place.give_to(environment)
         identity = place.identity
