@@ -27,6 +27,16 @@ REGION: Final = "us-east-1"
 _numbers = itertools.count(1)
 
 
+_clients: dict[str, LambdaClient] = {}
+
+
+def _client(endpoint: str, stack: Stack) -> LambdaClient:
+    """One for each stack: making one takes boto3 a tenth of a second."""
+    if endpoint not in _clients:
+        _clients[endpoint] = stack.client(max_pool_connections=32)
+    return _clients[endpoint]
+
+
 @functools.cache
 def node_runtime() -> str:
     """The newest Node.js that functions can use here; without one the test is skipped, in CI it fails."""
@@ -70,7 +80,7 @@ class Functions:
     def __init__(self, stack: Stack, mode: str = "local", client: LambdaClient | None = None) -> None:
         self.stack = stack
         self.mode = mode
-        self.client = client or stack.client(max_pool_connections=32)
+        self.client = client or _client(stack.endpoint, stack)
 
     @property
     def separated(self) -> bool:
