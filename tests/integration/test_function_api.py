@@ -182,3 +182,16 @@ def test_another_dispatcher_comes(make_stack: Callable[..., Stack]) -> None:
     functions.sample("echo", FunctionName=other)
     name = functions.python(RAW)
     assert ask(functions, name, "POST", path, body="1")["status"] == 200
+
+
+def test_a_path_in_another_spelling_is_the_same_path(functions: Functions) -> None:
+    other = functions.sample("echo")
+    path = f"/2015-03-31/functions/000000000000%3afunction%3a{other}/invocations"
+    found = ask(functions, functions.python(RAW), "POST", path, body="1")
+    assert (found["status"], found["body"]) == (200, "1")
+
+
+def test_what_can_not_be_forwarded_is_answered_at_once(functions: Functions) -> None:
+    header = {"x-any": "\u65e5".encode().decode("latin-1")}
+    found = ask(functions, functions.python(RAW), "GET", "/2015-03-31/functions/", headers=header)
+    assert found["status"] in {400, 403, 502}
