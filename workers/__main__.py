@@ -1,11 +1,16 @@
 """``python -m workers``: one worker, told everything by its environment variables."""
 
 import os
+import resource
 import sys
+from typing import Final
 
 from workers import settings as worker_settings
 from workers.contract import log
 from workers.contract.settings import SettingError
+
+#: Four for each environment, and a thousand environments are possible; without end some programs close them one by one.
+_OPEN_FILES: Final = 1 << 20
 
 
 def main() -> int:
@@ -16,10 +21,19 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     log.configure("worker", settings.log, debug=settings.debug)
+    _allow_open_files()
     # What follows imports Celery, which a wrong setting need not wait for.
     from workers.app import Worker  # noqa: PLC0415
 
     return Worker(settings).run()
+
+
+def _allow_open_files() -> None:
+    """As many as this process may have; the functions' own limit is set by their relay."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 if __name__ == "__main__":

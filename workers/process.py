@@ -182,5 +182,9 @@ async def spawn(
     )
     relay = RelayProcess(process, asyncio.get_running_loop())
     relay.link = Link(relay.write, on_log=on_log, on_idle=on_idle, on_exit=on_exit, on_api=on_api)
-    await relay.connect()
+    try:
+        await relay.connect()
+    except BaseException:
+        await relay.close(0.0)
+        raise
     return relay
