@@ -1,7 +1,10 @@
 """The pages below ``/_everwarm``: health, what runs, metrics and logs."""
 
+from collections.abc import Awaitable, Callable
+from functools import wraps
 from typing import Final
 
+from redis import RedisError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -22,6 +25,21 @@ _SHOWN: Final = (
     "container",
     "revision",
 )
+
+_Page = Callable[["Pages", Request], Awaitable[Response]]
+
+
+def _needs_redis(page: _Page) -> _Page:
+    """503 while Redis is gone."""
+
+    @wraps(page)
+    async def answer(self: "Pages", request: Request) -> Response:
+        try:
+            return await page(self, request)
+        except (RedisError, OSError):
+            return JSONResponse({"message": "Redis does not answer"}, status_code=503)
+
+    return answer
 
 
 class Pages:
@@ -57,6 +75,7 @@ class Pages:
             return JSONResponse({"status": "starting", "modes": sorted(self._queue.modes)}, status_code=503)
         return JSONResponse({"status": "ok", "modes": sorted(self._queue.modes)})
 
+    @_needs_redis
     async def environments(self, _: Request) -> Response:
         """All environments."""
         rows = [
@@ -69,6 +88,7 @@ class Pages:
         ]
         return JSONResponse({"environments": rows})
 
+    @_needs_redis
     async def metrics(self, _: Request) -> Response:
         """Gauges in Prometheus' text format."""
         workers = self._queue.workers

@@ -191,3 +191,11 @@ def test_every_slot_is_there_after_a_restart(make_stack: Callable[..., Stack]) -
     for _ in range(2):
         calls = [work.begin(s=1) for _ in range(3)]
         assert all(call.result(5).took_s < 1.8 for call in calls), "they did not run side by side"
+
+
+def test_pages_while_redis_is_frozen(own_stack: Stack) -> None:
+    with frozen(own_stack.redis.pid):
+        for page in ("environments", "metrics"):
+            status, body = own_stack.get(f"/_everwarm/{page}")
+            assert (status, body) == (503, b'{"message":"Redis does not answer"}')
+    wait_until("it is ready again", lambda: own_stack.get("/_everwarm/metrics")[0] == 200)
