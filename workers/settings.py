@@ -65,15 +65,6 @@ class WorkerSettings(Shared, frozen=True, kw_only=True):
     max_environments: Annotated[
         int, Setting("EVERWARM_MAX_ENVIRONMENTS", integer(1, 100_000), "warm environments at most; default 4 per slot")
     ] = 0
-    memory_budget_mb: Annotated[
-        int,
-        Setting(
-            "EVERWARM_MEMORY_BUDGET_MB",
-            integer(128, 1 << 24),
-            "memory that the environments may use together; default three quarters of the machine's",
-            "MB",
-        ),
-    ] = 0
     truncate_stdout: Annotated[
         int,
         Setting(
@@ -102,12 +93,7 @@ def read(environ: Environ) -> WorkerSettings:
         # Never the name of one that died: its heartbeat would seem to go on.
         name=f"{found.name or f'{socket.gethostname()}-{os.getpid()}'}-{secrets.token_hex(3)}",
         max_environments=found.max_environments or 4 * concurrency,
-        memory_budget_mb=found.memory_budget_mb or _three_quarters_of_memory_mb(),
     )
-
-
-def _three_quarters_of_memory_mb() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 3 // 4 >> 20
 
 
 def main() -> int:

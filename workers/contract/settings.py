@@ -319,6 +319,10 @@ NOT_IN_THIS_VERSION: Final[dict[str, tuple[Parse, str]]] = {
     "LAMBDA_RUNTIME_IMAGE_MAPPING": (_image_mapping, _DOCKER),
     "LAMBDA_REMOVE_CONTAINERS": (boolean, _DOCKER),
     "EVERWARM_CPU_QUOTA": (boolean, _DOCKER),
+    "EVERWARM_MEMORY_BUDGET_MB": (
+        integer(128, 1 << 24),
+        "is not in this version yet; EVERWARM_MAX_ENVIRONMENTS bounds the environments, each has its function's memory",
+    ),
     "LAMBDA_IGNORE_ARCHITECTURE": (
         boolean,
         "is for the docker modes; mode local always runs on the host's architecture",
@@ -343,7 +347,7 @@ KNOWN: Final = frozenset(
         "REDIS_URL DATA LOCAL_UIDS FUNCTION_API LOG SUPERVISED "
         "HOST PORT DATABASE_URL ADVERTISE_URL SYNC_QUEUE_WAIT_S CREDENTIALS ALLOWED_HOSTS ALLOWED_ORIGINS INSECURE "
         "HOT_RELOAD_ROOTS S3_ENDPOINT S3_ACCESS_KEY S3_SECRET_KEY S3_REGION REAL_AWS LOGS_MAX METRICS_TOKEN "
-        "MODE CONCURRENCY ENDPOINT DRAIN_S LOCAL_RUNTIMES MAX_ENVIRONMENTS MEMORY_BUDGET_MB WORKER_NAME"
+        "MODE CONCURRENCY ENDPOINT DRAIN_S LOCAL_RUNTIMES MAX_ENVIRONMENTS WORKER_NAME"
     ).split()
 )
 
