@@ -8,6 +8,7 @@ The AWS paths are plain ASGI, since ``Invoke`` is the hot path; the pages are St
 import asyncio
 import hmac
 import logging
+import math
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from datetime import UTC, datetime
@@ -105,6 +106,7 @@ def server_config(app: Asgi, settings: DispatcherSettings) -> uvicorn.Config:
         access_log=False,
         log_config=None,
         timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=math.ceil(settings.drain_s) + 1,
     )
 
 

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import hmac
 import logging
+import socket
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -23,6 +24,8 @@ from dispatcher.queue import Queue
 from dispatcher.settings import DispatcherSettings
 
 DEFAULT_MODE: Final = "local"
+#: Workers that stop at the same time say by then which calls they interrupted.
+_INTERRUPTED_S: Final = 0.5
 
 log = logging.getLogger(__name__)
 
@@ -34,14 +37,36 @@ def run(settings: DispatcherSettings) -> None:
 
 
 async def _serve(settings: DispatcherSettings) -> None:
-    async with _parts(settings) as (services, pages, secret):
+    async with _parts(settings) as (services, logs, secret):
+        pages = Pages(services.queue, logs, services.default_mode)
         app = create_app(services, settings, pages=pages.routes() + services.code.routes(), function_secret=secret)
-        server = uvicorn.Server(server_config(app, settings))
-        await server.serve()
+        await _Server(server_config(app, settings), services.queue, logs, settings.drain_s).serve()
+
+
+class _Server(uvicorn.Server):
+    """When it stops, followers of logs are let go at once, and calls that wait too long are answered before they are cut."""
+
+    def __init__(self, config: uvicorn.Config, queue: Queue, logs: Logs, drain_s: float) -> None:
+        super().__init__(config)
+        self._queue = queue
+        self._logs = logs
+        self._drain_s = drain_s
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._logs.stop_following()
+        last_answers = asyncio.create_task(self._answer_the_last(), name="last answers")
+        try:
+            await super().shutdown(sockets)
+        finally:
+            await cancel(last_answers)
+
+    async def _answer_the_last(self) -> None:
+        await asyncio.sleep(self._drain_s + _INTERRUPTED_S)
+        await self._queue.close()
 
 
 @contextlib.asynccontextmanager
-async def _parts(settings: DispatcherSettings) -> AsyncIterator[tuple[Services, Pages, bytes]]:
+async def _parts(settings: DispatcherSettings) -> AsyncIterator[tuple[Services, Logs, bytes]]:
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     catalog = await Catalog.open(settings.database_url or f"sqlite:///{settings.data_dir / 'everwarm.db'}")
     async with contextlib.AsyncExitStack() as stack:
@@ -58,4 +83,4 @@ async def _parts(settings: DispatcherSettings) -> AsyncIterator[tuple[Services, 
         stack.push_async_callback(logs.close)
         default_mode = settings.executor or DEFAULT_MODE
         services = Services(catalog, code, queue, Admission(catalog, settings), settings, default_mode)
-        yield services, Pages(queue, logs, default_mode), secret
+        yield services, logs, secret

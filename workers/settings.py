@@ -54,10 +54,6 @@ class WorkerSettings(Shared, frozen=True, kw_only=True):
             "s",
         ),
     ] = 20.0
-    drain_s: Annotated[
-        float,
-        Setting("EVERWARM_DRAIN_S", number(0, 3600), "how long a stopping worker waits for running invocations", "s"),
-    ] = 900.0
     local_runtimes: Annotated[
         Mapping[str, str],
         Setting("EVERWARM_LOCAL_RUNTIMES", shared.commands, "mode local: runtime → command line, as a JSON object"),

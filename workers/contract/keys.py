@@ -21,6 +21,7 @@ everwarm:warm:<mode>:<revision>                        zset    120 s unrenewed  
 everwarm:superseded                                    zset    60 s                function version=revision → when (ms)
 everwarm:logs                                          zset    permanent, pruned   log stream → last append (ms)
 everwarm:log:<account>:<region>:<function>             stream  600 s               log chunks the dispatcher has not stored yet
+everwarm:log-writer                                    string  10 s unrenewed      which dispatcher stores the logs
 everwarm.<mode>.<lane>                                 list    permanent           Celery's queues
 _kombu.binding*                                        set     permanent           kombu's exchange table
 =====================================================  ======  ==================  ==========================================
@@ -34,6 +35,7 @@ EPOCH: Final = "everwarm:epoch"
 SECRET: Final = "everwarm:secret"
 WORKERS: Final = "everwarm:workers"
 LOGS: Final = "everwarm:logs"
+LOG_WRITER: Final = "everwarm:log-writer"
 SUPERSEDED: Final = "everwarm:superseded"
 SUPERSEDED_MS: Final = 60_000
 

@@ -217,6 +217,10 @@ class Shared(msgspec.Struct, frozen=True, kw_only=True):
             "bytes",
         ),
     ] = 6_291_556
+    drain_s: Annotated[
+        float,
+        Setting("EVERWARM_DRAIN_S", number(0, 3600), "how long a stopping process waits for running invocations", "s"),
+    ] = 900.0
     log: Annotated[
         Literal["auto", "json", "text"],
         Setting(

@@ -15,6 +15,7 @@ NAMES: Final = (
     "finish",
     "forget",
     "heartbeat",
+    "hold",
     "lease",
     "register",
     "rejoin",
