@@ -93,8 +93,6 @@ class Queue:
         self._full = False
         """Redis has little memory left: what is running needs it to end."""
         self._epoch: str | None = None
-        self._secret_told_in: str | None = None
-        """The epoch in which Redis was given the functions' secret."""
         self._lost_at = 0.0
         """Monotonic time at which Redis was last found to have been lost."""
         self._unsure: list[_Call] = []
@@ -271,7 +269,8 @@ class Queue:
             pipe.zrange(keys.WORKERS, 0, -1)
             pipe.get(keys.EPOCH)
             pipe.info("memory")
-            names, epoch, memory = await pipe.execute()
+            pipe.get(keys.SECRET)
+            names, epoch, memory, secret = await pipe.execute()
             for name in names:
                 pipe.hgetall(keys.worker(name.decode()))
             found = await pipe.execute()
@@ -289,10 +288,9 @@ class Queue:
             self._lost_at = time.monotonic()
         if word is not None:
             self._epoch = word
-        if word is None or word != self._secret_told_in:
+        if secret != self._secret:
             # Not in the pipeline: redis-py puts the words of a pipeline's failed command into the exception.
             await self._watcher.set(keys.SECRET, self._secret)
-            self._secret_told_in = word
 
     async def _look_after_calls(self) -> None:
         now = time.monotonic()
