@@ -12,7 +12,7 @@ import pytest
 
 from tests.services.waiting import wait_until
 
-_INSTALL = "apt-get install -y --no-install-recommends postgresql"
+_INSTALL = Path(__file__).parent / "install"
 
 
 def _programs() -> Path | None:
@@ -26,20 +26,15 @@ def _programs() -> Path | None:
 
 def _installed() -> Path:
     """As :func:`_programs`; installs the package where tests may, else skips (and fails in CI)."""
-    ci = os.environ.get("CI") == "true"
     programs = _programs()
-    if programs is None and (ci or os.environ.get("EVERWARM_TEST_INSTALL") == "1"):
-        subprocess.run(
-            "apt-get update -qq; " + _INSTALL,
-            shell=True,
-            check=False,
-            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-        )
-        programs = _programs()
-    if programs is None and ci:
-        pytest.fail(f"PostgreSQL is missing and could not be installed: {_INSTALL}")
     if programs is None:
-        pytest.skip(f"needs PostgreSQL; to install it: {_INSTALL} (or run with EVERWARM_TEST_INSTALL=1)")
+        done = subprocess.run([_INSTALL, "postgresql:initdb"], check=False, capture_output=True, text=True)
+        programs = _programs()
+        if programs is None:
+            why = f"PostgreSQL is missing: {done.stdout}{done.stderr}"
+            if os.environ.get("CI") == "true":
+                pytest.fail(why)
+            pytest.skip(why)
     return programs
 
 
