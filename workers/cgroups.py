@@ -13,6 +13,7 @@ from typing import Final
 #: What a relay that is in its environment's group may take of the memory there.
 RELAY_MB: Final = 16
 _MOUNT: Final = Path("/sys/fs/cgroup")
+_NOTE: Final = "memory-group"
 _REMOVE_S: Final = 2.0
 _TICK_S: Final = 0.01
 
@@ -22,12 +23,16 @@ log = logging.getLogger(__name__)
 class MemoryGroups:
     """The groups of one worker; ``usable`` is false where there are none."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, run: Path) -> None:
+        """``run`` is the worker's run directory, in which a note stays of where the groups are."""
+        name = run.name
         self._limit_file = ""
         self._extra: dict[str, str] = {}
         self._parent = _parent()
         self._own = self._parent / name if self._parent is not None else None
         self.usable = self._own is not None and self._make(self._own)
+        if self.usable:
+            (run / _NOTE).write_text(str(self._own), encoding="utf-8")
 
     def _make(self, own: Path) -> bool:
         try:
@@ -97,11 +102,14 @@ class MemoryGroups:
             _remove_tree(self._own)
 
 
-def remove_leftovers(name: str) -> None:
-    """Remove the groups of a dead worker."""
-    parent = _parent()
-    if parent is not None:
-        _remove_tree(parent / name)
+def remove_leftovers(run: Path) -> None:
+    """Remove the groups of a dead worker, which may have been started in another group than this one."""
+    try:
+        own = Path((run / _NOTE).read_text(encoding="utf-8"))
+    except OSError:
+        return  # It had none.
+    if own.is_relative_to(_MOUNT) and own.name == run.name:
+        _remove_tree(own)
 
 
 def _parent() -> Path | None:

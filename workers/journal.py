@@ -58,7 +58,10 @@ class Shipper:
     def when_sent(self, source: int, resume: Callable[[], None]) -> None:
         """Call ``resume`` once when there is room again; ``source`` identifies the caller."""
         with self._changed:
-            self._paused[source] = resume
+            if self._size + self._sending:
+                self._paused[source] = resume
+                return
+        resume()  # all was sent meanwhile
 
     def stop(self, patience_s: float = _PATIENCE_S) -> None:
         """Send what is left, for at most ``patience_s``."""

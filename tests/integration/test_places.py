@@ -30,7 +30,9 @@ def loop() -> Iterator[LoopThread]:
 
 @pytest.fixture
 def memory(tmp_path: Path) -> Iterator[MemoryGroups]:
-    groups = MemoryGroups(f"everwarm-test-{os.getpid()}-{tmp_path.name}")
+    run = tmp_path / f"everwarm-test-{os.getpid()}-{tmp_path.name}"
+    run.mkdir()
+    groups = MemoryGroups(run)
     yield groups
     groups.close()
 

@@ -10,7 +10,7 @@ import pytest
 from workers.modes.run_directory import PREFIX, RunDirectory
 
 
-def make(place: Path, told: list[str] | None = None) -> RunDirectory:
+def make(place: Path, told: list[Path] | None = None) -> RunDirectory:
     return RunDirectory(place, (told if told is not None else []).append)
 
 
@@ -23,12 +23,12 @@ def dead(place: Path, name: str) -> Path:
 
 def test_living_ones_stay_and_dead_ones_go(tmp_path: Path) -> None:
     left = dead(tmp_path, "left")
-    told: list[str] = []
+    told: list[Path] = []
     first = make(tmp_path, told)
-    assert told == [left.name]
+    assert told == [left]
     second = make(tmp_path, told)
     assert set(tmp_path.iterdir()) == {first.path, second.path}
-    assert told == [left.name]
+    assert told == [left]
     assert first.path.stat().st_mode & 0o777 == 0o711
     first.close()
     second.close()
@@ -61,9 +61,9 @@ def test_one_that_fails_does_not_keep_the_others(tmp_path: Path, caplog: pytest.
         dead(tmp_path, name)
     fails = f"{PREFIX}b"
 
-    def tell(name: str) -> None:
-        if name == fails:
-            raise PermissionError(name)
+    def tell(run: Path) -> None:
+        if run.name == fails:
+            raise PermissionError(run.name)
 
     found = RunDirectory(tmp_path, tell)
     assert {path.name for path in tmp_path.iterdir()} == {fails, found.path.name}
@@ -74,7 +74,7 @@ def test_one_that_fails_does_not_keep_the_others(tmp_path: Path, caplog: pytest.
 def test_one_that_another_worker_removes_meanwhile(tmp_path: Path) -> None:
     left = [dead(tmp_path, name) for name in "ab"]
 
-    def remove_all(_name: str) -> None:
+    def remove_all(_run: Path) -> None:
         for path in left:
             shutil.rmtree(path, ignore_errors=True)
 

@@ -60,7 +60,7 @@ class LocalStarter:
         self._shipper = shipper
         self._uids = settings.local_uids if os.geteuid() == 0 else None
         self._run = RunDirectory(_PLACE if self._uids is not None else settings.data_dir / "run", remove_leftovers)
-        self._memory = MemoryGroups(self._run.path.name)
+        self._memory = MemoryGroups(self._run.path)
         places = self._run.path / "environments"
         places.mkdir(mode=0o711)
         code = self._run.path / "code"

@@ -110,7 +110,7 @@ class Places:
         self._refill_later()
         if spare is None:
             return self._make(self._keep)
-        if spare.fresh:
+        if spare.fresh and spare.directory.is_dir():
             return spare
         self._loop.submit(self.destroy(spare))
         return self._make(self._keep)

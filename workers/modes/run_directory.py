@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 class RunDirectory:
     """``path`` is the directory, which every user may pass and only this one may read."""
 
-    def __init__(self, place: Path, remove_leftovers: Callable[[str], None]) -> None:
-        """``remove_leftovers`` is told the name of each dead worker's directory before that is removed.
+    def __init__(self, place: Path, remove_leftovers: Callable[[Path], None]) -> None:
+        """``remove_leftovers`` is told each dead worker's directory before that is removed.
 
         Raises ``OSError`` when nothing can be made below ``place``.
         """
@@ -48,12 +48,12 @@ class RunDirectory:
         os.close(self._lock)
 
 
-def _remove_dead(place: Path, remove_leftovers: Callable[[str], None]) -> None:
+def _remove_dead(place: Path, remove_leftovers: Callable[[Path], None]) -> None:
     for old in [*place.glob(f"{PREFIX}*"), *place.glob(f"{_NEW_PREFIX}*")]:
         try:
             with _dead(old) as dead:
                 if dead:
-                    remove_leftovers(old.name)
+                    remove_leftovers(old)
                     remove(old)
         except FileNotFoundError:
             continue  # another worker was faster
