@@ -4,7 +4,6 @@ Three sources, the first that applies: the token that workers put on calls of fu
 are configured, the unverified key and credential scope otherwise (on loopback anybody may be anybody).
 """
 
-import hashlib
 import hmac
 import re
 from collections.abc import Mapping, Sequence
@@ -25,11 +24,13 @@ from dispatcher.sigv4 import (
     verify,
 )
 from dispatcher.wire.errors import AwsError
+from workers.contract import tokens
 
 DEFAULT_ACCOUNT: Final = "000000000000"
 DEFAULT_REGION: Final = "us-east-1"
-FUNCTION_HEADER: Final = b"x-everwarm-function"
-TOKEN_HEADER: Final = b"x-everwarm-token"
+#: As HTTP servers hand them over.
+FUNCTION_HEADER: Final = tokens.FUNCTION_HEADER.encode()
+TOKEN_HEADER: Final = tokens.TOKEN_HEADER.encode()
 #: What functions may call with ``EVERWARM_FUNCTION_API=invoke``.
 INVOKE_OPERATIONS: Final = frozenset({"Invoke", "InvokeAsync", "InvokeWithResponseStream"})
 
@@ -74,14 +75,6 @@ class Claim:
             )
 
 
-def function_token(secret: bytes, method: str, raw_path: str, function: str) -> str:
-    """The value of ``x-everwarm-token``: HMAC-SHA256 in hex over method, path (without query) and ``x-everwarm-function``.
-
-    ``function`` is ``account:region:name``. Whoever forwards a function's call to the dispatcher makes the same.
-    """
-    return hmac.new(secret, f"{method}\n{raw_path}\n{function}".encode(), hashlib.sha256).hexdigest()
-
-
 def claim_of(request: Request, credentials: Sequence[Credential], function_secret: bytes, now: datetime) -> Claim:
     """Who the request says it comes from, checked as far as that goes without the body.
 
@@ -114,7 +107,7 @@ def check_function_api(identity: Identity, operation: str, policy: FunctionApi) 
 def _function_identity(request: Request, secret: bytes) -> Identity:
     function = request.headers.get(FUNCTION_HEADER, b"").decode("latin-1")
     token = request.headers.get(TOKEN_HEADER, b"")
-    expected = function_token(secret, request.method, request.raw_path, function) if secret else ""
+    expected = tokens.function_token(secret, request.method, request.raw_path, function) if secret else ""
     account, _, rest = function.partition(":")
     region, _, name = rest.partition(":")
     if not (expected and hmac.compare_digest(expected.encode(), token) and account and region and name):

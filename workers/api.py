@@ -4,8 +4,6 @@ The environment is the identity: whatever credentials a function uses, the call 
 only the worker and the dispatcher can make (``dispatcher.identity`` verifies it). ``/_everwarm/`` is never reached.
 """
 
-import hashlib
-import hmac
 import logging
 import threading
 from collections import Counter, deque
@@ -18,13 +16,12 @@ from urllib3.util import parse_url
 
 from workers.contract import keys
 from workers.contract.messages import FunctionSpec
+from workers.contract.tokens import FUNCTION_HEADER, TOKEN_HEADER, function_token
 from workers.environment import Environment
 from workers.link import ApiRequest
 from workers.loop import LoopThread
 from workers.store import Store, Unavailable
 
-FUNCTION_HEADER: Final = "x-everwarm-function"
-TOKEN_HEADER: Final = "x-everwarm-token"
 #: Of one environment, waiting or under way.
 PER_ENVIRONMENT: Final = 16
 #: What all requests together may hold in memory.
@@ -149,7 +146,7 @@ class FunctionApi:
         # Read for each call: a dispatcher with another database, and so another secret, may have come meanwhile.
         found = self._store.client.get(keys.SECRET)
         secret = found if isinstance(found, bytes) else b""
-        return hmac.new(secret, f"{method}\n{path}\n{function}".encode(), hashlib.sha256).hexdigest()
+        return function_token(secret, method, path, function)
 
     def close(self) -> None:
         """Take no more; what is under way dies with the process."""

@@ -1,7 +1,7 @@
 """User ids of local environments: one for each at a time, on this machine, whatever number of workers there is.
 
 An id is taken by locking a file named after it, in a directory that only root can look into. The kernel frees the lock
-when the worker dies; a file that is left means nothing. (A name that everybody can take, such as a socket's or a port's,
+when the worker dies; a file that is left means nothing, and the next worker removes it. (A name that everybody can take, such as a socket's or a port's,
 would let functions take all ids away.)
 """
 
@@ -49,6 +49,14 @@ def take(uids: range, directory: Path = DIRECTORY) -> Identity:
         if lock is not None:
             return Identity(uid, path, lock)
     raise NoIdentity(f"all user ids from {uids.start} to {uids.stop - 1} are in use (EVERWARM_LOCAL_UIDS)")
+
+
+def remove_leftovers(directory: Path = DIRECTORY) -> None:
+    """Remove the files of killed workers; those that are locked are in use."""
+    for path in directory.glob("*"):
+        lock = _lock(path)
+        if lock is not None:
+            Identity(0, path, lock).close()
 
 
 def _lock(path: Path) -> int | None:

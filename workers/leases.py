@@ -5,7 +5,7 @@ record that contradicts the worker (Redis was emptied, or a release was lost wit
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from workers.contract import keys
@@ -33,7 +33,6 @@ class Lease:
     unsure: bool = False
     """Redis did not take the last change: the record is to be written anew."""
     container: str = ""
-    description: dict[str, str] = field(default_factory=dict)
 
     def keys(self) -> list[str]:
         """The record's keys, as most scripts want them."""

@@ -14,9 +14,9 @@ from botocore.credentials import Credentials
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dispatcher.identity import function_token
 from dispatcher.settings import Credential, DispatcherSettings
 from tests.contract.wire_server import SECRET, client, serving
+from workers.contract.tokens import function_token
 
 INVOKE = "/2015-03-31/functions/f/invocations"
 

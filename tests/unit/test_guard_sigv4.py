@@ -11,9 +11,10 @@ from botocore.credentials import Credentials
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dispatcher.identity import Claim, Request, check_function_api, claim_of, function_token
+from dispatcher.identity import Claim, Request, check_function_api, claim_of
 from dispatcher.settings import Credential
 from dispatcher.wire.errors import AwsError
+from workers.contract.tokens import function_token
 
 KEY = Credential("AKIAEXAMPLE", "secret/with+signs", "123456789012")
 OTHER = Credential("AKIAOTHER", "other", "210987654321")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.identities import NoIdentity, take
+from workers.identities import NoIdentity, remove_leftovers, take
 
 UIDS = range(1_999_000_000, 1_999_000_003)
 
@@ -90,3 +90,14 @@ def test_only_the_worker_may_look_into_the_directory(directory: Path) -> None:
     directory.chmod(0o755)
     with pytest.raises(PermissionError, match="uids"):
         take(UIDS, directory)
+
+
+def test_what_killed_workers_left_is_removed_and_what_is_held_stays(tmp_path: Path) -> None:
+    directory = tmp_path / "uids"
+    held = take(UIDS, directory)
+    left = directory / "1999000099"
+    left.touch()
+    remove_leftovers(directory)
+    assert [path.name for path in directory.iterdir()] == [str(held.uid)]
+    held.close()
+    remove_leftovers(tmp_path / "never made")

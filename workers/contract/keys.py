@@ -7,8 +7,9 @@ everwarm:epoch                                         string  permanent        
 everwarm:secret                                        string  permanent           key of the tokens between worker and dispatcher
 everwarm:workers                                       zset    permanent, pruned   worker → its last heartbeat (ms)
 everwarm:worker:<worker>                               hash    5 s                 mode, slots, host, pid: alive while it exists
-everwarm:invocation:<request id>                       hash    claim_by + 60 s,    state, attempt, worker, environment of the
-                                                               run: its timeout    newest attempt
+everwarm:invocation:<request id>                       hash    held: 420 s, run:   state, attempt, worker, environment of the
+                                                               its timeout + 60 s, newest attempt
+                                                               void, done: 60 s
 everwarm:payload:<request id>                          string  claim_by + 60 s     a payload over 64 KiB
 everwarm:concurrency:<account>:<region>                zset    its last deadline   unreserved attempts → deadline (ms)
 everwarm:concurrency:<account>:<region>:<function>     zset    its last deadline   the same of one function with a reservation

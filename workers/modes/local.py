@@ -17,13 +17,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from workers import runtimes
+from workers import identities, runtimes
 from workers.cgroups import MemoryGroups, remove_leftovers
 from workers.code import CodeCache, Tree
 from workers.contract.messages import FunctionSpec
 from workers.environment import Environment
 from workers.environments import FunctionFault, StartError
-from workers.identities import NoIdentity
 from workers.journal import Journal, Shipper
 from workers.link import ApiRequest, FunctionIdentity, Start
 from workers.loop import LoopThread
@@ -59,6 +58,8 @@ class LocalStarter:
         self._loop = loop
         self._shipper = shipper
         self._uids = settings.local_uids if os.geteuid() == 0 else None
+        if self._uids is not None:
+            identities.remove_leftovers()
         self._run = RunDirectory(_PLACE if self._uids is not None else settings.data_dir / "run", remove_leftovers)
         self._memory = MemoryGroups(self._run.path)
         places = self._run.path / "environments"
@@ -74,7 +75,7 @@ class LocalStarter:
         """Take a place and send its relay START. Raises :class:`StartError`, and leaves nothing behind then."""
         try:
             self._start(environment, code_url)
-        except (OSError, NoIdentity, RelayMissing) as error:
+        except (OSError, identities.NoIdentity, RelayMissing) as error:
             self.destroy(environment)
             raise StartError(f"The function's environment could not be made: {error}") from error
         except BaseException:
