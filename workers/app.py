@@ -58,7 +58,7 @@ class Worker:
         threads = max(_FUNCTION_API_THREADS, 2 * settings.concurrency)
         self._api = FunctionApi(settings.endpoint, self._store, self._loop, threads)
         self._starter = LocalStarter(settings, self._loop, self._shipper, self._api.forward)
-        self._hot_reload = HotReload()
+        self._hot_reload = HotReload(self._starter.directory)
         self._claims = claims = Claims(self._store, settings.name)
         running = Running()
         self._environments = Environments(

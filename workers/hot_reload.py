@@ -1,18 +1,23 @@
 """Hot reload: how often a directory that is code has been edited, as far as it concerns the environments on it.
 
 The directory is asked when an environment is about to be leased, not watched in the background: so the invocation after
-an edit is the one that gets a fresh process, however soon it comes. The kernel keeps the events meanwhile.
+an edit is the one that gets a fresh process, however soon it comes. The kernel keeps the events meanwhile, in their order:
+a mark that is made with the question, in a place that is watched together with the code, comes after every edit before it.
 """
 
 import logging
+import tempfile
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 from watchfiles import Change, watch
 
-#: How long one question may take, in ms; the kernel has queued the events of an edit before the editor returns.
 _ASK_MS: Final = 5
+#: A machine that does not show the mark in this time is asked no longer.
+_MARK_S: Final = 2.0
 #: What runtimes write themselves beside the code.
 _IGNORED: Final = "__pycache__"
 
@@ -22,7 +27,9 @@ log = logging.getLogger(__name__)
 class HotReload:
     """Counts the edits of every directory it was asked about."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: Path) -> None:
+        """``place`` is a directory of the worker's own, for the marks."""
+        self._place = place
         self._lock = threading.Lock()
         self._directories: dict[str, _Directory] = {}
 
@@ -31,7 +38,10 @@ class HotReload:
         if not path:
             return 0
         with self._lock:
-            directory = self._directories.setdefault(path, _Directory(path))
+            directory = self._directories.get(path)
+            if directory is None:
+                marks = Path(tempfile.mkdtemp(prefix="edits-", dir=self._place))
+                directory = self._directories[path] = _Directory(path, marks)
         return directory.edition()
 
     def close(self) -> None:
@@ -42,8 +52,10 @@ class HotReload:
 
 
 class _Directory:
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, marks: Path) -> None:
         self._path = path
+        self._marks = marks
+        self._number = 0
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._edition = 1
@@ -66,6 +78,7 @@ class _Directory:
         if self._changes is None:
             self._changes = watch(
                 self._path,
+                self._marks,
                 watch_filter=_concerns_code,
                 debounce=_ASK_MS,
                 step=1,
@@ -74,7 +87,24 @@ class _Directory:
                 stop_event=self._stop,
                 raise_interrupt=False,
             )
-        return bool(next(self._changes))
+            next(self._changes)  # from here on it watches
+        self._number += 1
+        mark = self._marks / str(self._number)
+        mark.touch()
+        try:
+            return self._edited_before(str(mark), self._changes)
+        finally:
+            mark.unlink()
+
+    def _edited_before(self, mark: str, changes: Iterator[set[tuple[Change, str]]]) -> bool:
+        edited = False
+        give_up = time.monotonic() + _MARK_S
+        while time.monotonic() < give_up:
+            paths = {path for _, path in next(changes)}
+            edited = edited or any(not path.startswith(str(self._marks)) for path in paths)
+            if mark in paths:
+                break
+        return edited
 
     def close(self) -> None:
         self._stop.set()

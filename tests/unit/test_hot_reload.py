@@ -1,36 +1,54 @@
 """Hot reload: an edit changes the edition at the very next question."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from tests.services.waiting import wait_until
+import pytest
+
 from workers.hot_reload import HotReload
 
 
-def test_an_edit_is_seen_and_silence_is_not(tmp_path: Path) -> None:
-    code = tmp_path / "m.py"
-    code.write_text("1")
-    watched = HotReload()
-    before = watched.edition(str(tmp_path))
-    assert watched.edition(str(tmp_path)) == before
-    code.write_text("2")
-    wait_until("the edit is seen", lambda: watched.edition(str(tmp_path)) > before, timeout_s=5)
-    after = watched.edition(str(tmp_path))
-    (tmp_path / "__pycache__").mkdir()
-    (tmp_path / "__pycache__" / "m.pyc").write_text("x")
-    assert watched.edition(str(tmp_path)) == after
-    watched.close()
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[HotReload]:
+    place = tmp_path / "place"
+    place.mkdir()
+    found = HotReload(place)
+    yield found
+    found.close()
 
 
-def test_a_directory_that_is_gone_is_another_edition(tmp_path: Path) -> None:
-    folder = tmp_path / "code"
-    watched = HotReload()
-    before = watched.edition(str(folder))
-    assert watched.edition(str(folder)) > before
-    folder.mkdir()
-    found = watched.edition(str(folder))
-    assert watched.edition(str(folder)) == found
-    watched.close()
+@pytest.fixture
+def code(tmp_path: Path) -> Path:
+    found = tmp_path / "code"
+    found.mkdir()
+    return found
 
 
-def test_without_hot_reload_nothing_is_watched() -> None:
-    assert HotReload().edition("") == 0
+def test_every_edit_is_seen_at_once_and_silence_is_not(watched: HotReload, code: Path) -> None:
+    before = watched.edition(str(code))
+    for number in range(100):
+        assert watched.edition(str(code)) == before
+        (code / "m.py").write_text(str(number))
+        after = watched.edition(str(code))
+        assert after > before, f"edit {number} was not seen"
+        before = after
+
+
+def test_what_python_compiles_is_no_edit(watched: HotReload, code: Path) -> None:
+    before = watched.edition(str(code))
+    (code / "__pycache__").mkdir()
+    (code / "__pycache__" / "m.pyc").write_text("x")
+    assert watched.edition(str(code)) == before
+
+
+def test_a_directory_that_is_gone_is_another_edition(watched: HotReload, code: Path) -> None:
+    code.rmdir()
+    before = watched.edition(str(code))
+    assert watched.edition(str(code)) > before
+    code.mkdir()
+    found = watched.edition(str(code))
+    assert watched.edition(str(code)) == found
+
+
+def test_without_hot_reload_nothing_is_watched(watched: HotReload) -> None:
+    assert watched.edition("") == 0

@@ -71,6 +71,11 @@ class LocalStarter:
         self._places = Places(places, self._uids, loop, self._memory, (self._clients, code), on_api)
         self._held: dict[str, _Held] = {}
 
+    @property
+    def directory(self) -> Path:
+        """The worker's own, gone with it."""
+        return self._run.path
+
     def start(self, environment: Environment, code_url: str) -> None:
         """Take a place and send its relay START. Raises :class:`StartError`, and leaves nothing behind then."""
         try:
