@@ -27,7 +27,7 @@ demo: .venv/installed ## Set up, start everything, run the sample functions, cle
 	@$(BIN)/everwarm demo
 
 test: .venv/tested system ## Set up and run the whole test suite
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m tests.services.engine -- $(BIN)/python -m pytest -q -n 2
 
 lint: .venv/tested ## Check formatting, style, types, import rules, Go
 	$(BIN)/ruff check .
@@ -69,4 +69,5 @@ clean: ## Remove the environment and everything built
 
 # Programs that some tests need: installed in CI or when asked for, else those tests say what to type.
 system:
-	@tests/services/install postgresql:initdb nodejs:node npm:npm $(if $(filter x86_64,$(shell uname -m)),,redis-server:redis-server)
+	@tests/services/install postgresql:initdb nodejs:node npm:npm docker.io:dockerd iproute2:ip mmdebstrap:mmdebstrap gpg:gpg \
+	  docker-compose:docker-compose $(if $(filter x86_64,$(shell uname -m)),,redis-server:redis-server)

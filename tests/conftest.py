@@ -9,13 +9,13 @@ from tests.services.api import api, api_server, make_api
 from tests.services.postgres import own_postgres, postgres_server
 from tests.services.redis import _redis_of_session, redis_server
 from tests.services.s3 import s3_server
-from tests.services.stack import _stack_of_session, make_stack, own_stack, stack
+from tests.services.stack import Stack, _stacks_of_session, make_stack, own_stack, shared_stack, stack
 from tests.services.up import up
 from tests.services.waiting import wait_until
 
 __all__ = [
     "_redis_of_session",
-    "_stack_of_session",
+    "_stacks_of_session",
     "api",
     "api_server",
     "make_api",
@@ -25,21 +25,20 @@ __all__ = [
     "postgres_server",
     "redis_server",
     "s3_server",
+    "shared_stack",
     "stack",
     "up",
 ]
 
-_SESSION_FIXTURES = ("_redis_of_session", "_stack_of_session")
-
 
 @pytest.fixture(autouse=True)
-def _no_child_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+def _no_child_is_left(request: pytest.FixtureRequest, _stacks_of_session: dict[str, Stack]) -> Iterator[None]:
     """Children that a test starts must be gone after it; those of session fixtures may stay."""
-    for name in _SESSION_FIXTURES:
-        if name in request.fixturenames:
-            request.getfixturevalue(name)
+    if "_redis_of_session" in request.fixturenames:
+        request.getfixturevalue("_redis_of_session")
     before = {child.pid for child in processes.children()}
     yield
+    before |= {pid for stack in _stacks_of_session.values() for pid in stack.pids()}
     # Python's own helper of multiprocessing stays until the end.
     wait_until(
         "the test's child processes are gone",

@@ -12,6 +12,8 @@ import logging
 import os
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Final
 
 from celery import Celery, signals
@@ -19,10 +21,12 @@ from celery.exceptions import CPendingDeprecationWarning
 from celery.platforms import EX_FAILURE
 from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
+from msgspec import DecodeError
 
 from workers.api import FunctionApi
 from workers.claims import Claims
-from workers.contract.broker import create_celery
+from workers.contract.broker import create_celery, envelope, queue
+from workers.contract.messages import Batch, VersionMismatch, decode_batch
 from workers.environment import Environment
 from workers.environments import Environments
 from workers.executor import Executor
@@ -30,10 +34,11 @@ from workers.hot_reload import HotReload
 from workers.journal import Shipper
 from workers.leases import Leases
 from workers.loop import LoopThread
-from workers.modes.local import LocalStarter
+from workers.mailbox import Mailbox, Unreadable, parse_move, take_rest
+from workers.modes import starting
 from workers.running import Running
 from workers.settings import WorkerSettings
-from workers.store import Store
+from workers.store import Store, Unavailable
 from workers.tasks import register
 from workers.upkeep import Upkeep
 
@@ -57,18 +62,16 @@ class Worker:
         self._shipper.start()
         threads = max(_FUNCTION_API_THREADS, 2 * settings.concurrency)
         self._api = FunctionApi(settings.endpoint, self._store, self._loop, threads)
-        self._starter = LocalStarter(settings, self._loop, self._shipper, self._api.forward)
-        self._hot_reload = HotReload(self._starter.directory)
+        self._starter, directory = starting.create(settings, self._loop, self._store, self._shipper, self._api.forward)
+        self._hot_reload = HotReload(directory)
         self._claims = claims = Claims(self._store, settings.name)
         running = Running()
         self._environments = Environments(
             Leases(self._store, settings.name, settings.mode),
             lambda lease, on_gone: Environment(lease, self._loop, on_gone),
             self._starter,
-            worker=settings.name,
-            mode=settings.mode,
-            most=settings.max_environments,
-            keepalive_ms=settings.keepalive_ms,
+            budget=starting.budget(settings),
+            keepalive_ms=0 if settings.mode == "docker" else settings.keepalive_ms,
             edition=self._hot_reload.edition,
         )
         self._executor = Executor(
@@ -80,6 +83,8 @@ class Worker:
             init_timeout_s=settings.init_timeout_s,
             response_limit=settings.max_payload_bytes,
         )
+        self._moved = ThreadPoolExecutor(settings.concurrency, "moved")
+        self._mailbox = Mailbox(self._store, settings.name, {"move": self._take_moved}, _die)
         self._upkeep = Upkeep(settings, self._store, self._environments, claims, running, _die)
         self._drain: threading.Timer | None = None
 
@@ -95,7 +100,9 @@ class Worker:
             self.close()
 
     def _on_ready(self, **_: Any) -> None:
+        self._mailbox.start()
         self._upkeep.start()
+        self._starter.ready()
         log.info(
             "worker ready",
             extra={"worker": self._settings.name, "mode": self._settings.mode, "slots": self._settings.concurrency},
@@ -107,6 +114,30 @@ class Worker:
         self._drain.daemon = True
         self._drain.start()
 
+    def _take_moved(self, body: bytes) -> None:
+        """A batch that another worker sent here, with a lease on one of our environments. Beyond the slots, if they are full."""
+        letter = parse_move(body)
+        try:
+            batch = decode_batch(letter.batch)
+        except (VersionMismatch, DecodeError) as error:
+            raise Unreadable(str(error)) from error
+        environment = self._environments.accept(letter.environment, letter.owner, letter.generation)
+        self._moved.submit(self._run_moved, batch, environment)
+
+    def _run_moved(self, batch: Batch, environment: Environment | None) -> None:
+        try:
+            self._executor.run_moved(batch, environment)
+        except Exception:
+            log.exception("a moved batch failed")
+
+    def _publish_back(self) -> None:
+        """Letters that came while this worker stopped: somebody else takes their batches."""
+        for kind, body in take_rest(self._store, self._settings.name):
+            if kind == "move":
+                data = parse_move(body).batch
+                name = queue(self._settings.mode, decode_batch(data).invocations[0].lane)
+                self._store.client.lpush(name, envelope(data, name))
+
     def _interrupt(self) -> None:
         self._environments.interrupt_all()
         self._claims.hurry()
@@ -116,6 +147,10 @@ class Worker:
         if self._drain is not None:
             self._drain.cancel()
         self._upkeep.stop()
+        self._mailbox.stop()
+        with suppress(*Unavailable):
+            self._publish_back()
+        self._moved.shutdown()
         self._environments.close()
         self._hot_reload.close()
         self._starter.close()

@@ -34,8 +34,10 @@ class Found(TypedDict):
 
 def look(runtime: str, overrides: Mapping[str, str]) -> Found:
     """Whether mode local can run ``runtime`` here."""
-    nothing = dict.fromkeys(("account", "region", "function", "version", "handler", "code_sha256", "revision"), "")
-    spec = FunctionSpec(runtime=runtime, timeout_s=3, memory_mb=128, ephemeral_mb=512, environment={}, **nothing)
+    spec = FunctionSpec(
+        account="", region="", function="", version="", handler="", code_sha256="", revision="",
+        runtime=runtime, timeout_s=3, memory_mb=128, ephemeral_mb=512, environment={},
+    )  # fmt: skip
     try:
         found = runtimes.command(spec, Path("/"), overrides, other_user=os.geteuid() == 0)
     except runtimes.RuntimeUnavailable as error:

@@ -37,7 +37,7 @@ class Relay(Protocol):
     def resume_reading(self) -> None:
         """Undo that."""
 
-    def close(self, patience_s: float = ...) -> Coroutine[Any, Any, None]:
+    def close(self, patience_s: float = ...) -> Coroutine[Any, Any, object]:
         """End it and its tree, by force after ``patience_s``; on the links' thread."""
 
 
@@ -66,6 +66,8 @@ class Environment:
         """Of the hot-reload directory, when it was started."""
         self.interrupted = False
         """The worker stops and killed it."""
+        self.promised = False
+        """Another worker has just leased it for an invocation that is on its way here."""
         self._loop = loop
         self._on_gone = on_gone
         self._started = False
@@ -105,11 +107,15 @@ class Environment:
         self._idle.set()
 
     def on_exit(self, end: End) -> None:
-        """The process tree is gone."""
+        """The process tree is gone, and the environment with it."""
+        self.on_process_exit(end)
+        self._on_gone(self)
+
+    def on_process_exit(self, end: End) -> None:
+        """The process tree is gone; the environment stays where the next one can be started in it."""
         self.end = end
         self.gone.set()
         self._idle.set()
-        self._on_gone(self)
 
     # For the thread that holds the lease
 
@@ -137,6 +143,31 @@ class Environment:
         self._loop.call(self.relay.link.invoke, event, answer)
         found = self._wait(answer, timeout_s)
         return TimedOut(self.spec.timeout_s, self.relay.link.memory_kb) if found is None else found
+
+    def rest(self) -> None:
+        """Its process tree is gone, and the next one has not begun: it is idle, and not started."""
+        self._started = False
+        self.end = None
+        self.gone.clear()
+        self._idle.set()
+
+    def begin(self) -> None:
+        """A new process tree is about to begin in it."""
+        self._idle.clear()
+
+    def answers(self, timeout_s: float) -> Callable[[], bool]:
+        """Ask its relay whether it runs (a container may be paused); what is returned waits for the answer."""
+        pong: Future[None] = Future()
+        self._loop.call(self.relay.link.ping, pong)
+
+        def wait() -> bool:
+            try:
+                pong.result(timeout_s)
+            except TimeoutError:
+                return False
+            return self.usable
+
+        return wait
 
     def wait_idle(self, timeout_s: float) -> bool:
         """Whether the runtime asked for the next event in time; otherwise the environment is or gets killed."""

@@ -1,10 +1,13 @@
 """The environments that a worker keeps warm, for the modes that keep any.
 
-``take`` leases an idle one, most recently used first, or starts one; leaving its block hands it back when the runtime
-asks for the next event (until then the function's timeout runs), else retires it. One thread has an environment at a
-time, so N concurrent invocations of a function use N environments.
+``take`` leases an idle one, most recently used first, has another worker run the invocation on an idle one of its own
+(:class:`Moved`), or starts one; leaving its block hands it back when the runtime asks for the next event (until then the
+function's timeout runs), else retires it. One thread has an environment at a time, so N concurrent invocations of a
+function use N environments.
 
-The record (state starting) precedes the process, and outlives it: what is destroyed was retired in Redis before.
+The record (state starting) precedes the process or container, and outlives it: what is destroyed was retired in Redis
+before. Redis decides who has an idle environment, since other workers lease them too: one that turns out to be taken is
+*promised* until the invocation for it arrives in this worker's mailbox (``accept``), or its lease has run out.
 """
 
 import logging
@@ -12,17 +15,19 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from workers.capacity import Budget
 from workers.contract.messages import FunctionSpec
 from workers.environment import Environment
 from workers.leases import Lease, Leases
 from workers.store import Unavailable
 
-#: How long a caller waits for an environment that is about to be handed back; a start takes several times that.
-_HAND_BACK_S: Final = 0.01
+#: How often a caller that waits for room looks whether its time is over.
+_ROOM_S: Final = 0.5
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +35,19 @@ log = logging.getLogger(__name__)
 class Starter(Protocol):
     """What a mode adds: how its environments come to be, and what is to be cleared away after them."""
 
+    single_use: bool
+    """Each invocation gets a process of its own."""
+    hand_back_s: float
+    """How long an environment takes from its answer to being idle, at most as a rule; less than a start takes."""
+
     def start(self, environment: Environment, code_url: str) -> None:
         """Make the process or container and send START; do not wait for the runtime. Raises ``StartError``."""
+
+    def wake(self, environment: Environment) -> Callable[[], bool]:
+        """An idle one was chosen: see that it can take an event. What is returned waits, and is false when it is dead."""
+
+    def rest(self, environment: Environment, left_s: float) -> bool:
+        """Its answer is out: whether it became idle in the time that is left, and may be used again."""
 
     def destroy(self, environment: Environment) -> None:
         """End it and clear everything away; harmless when that was done."""
@@ -53,6 +69,32 @@ class FunctionFault(StartError):
         self.error_type: Final = error_type
 
 
+class Moved(Exception):
+    """Another worker has the invocation now."""
+
+
+class NoRoom(Exception):
+    """No environment ended or became idle in time: nobody began the invocation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Who wants an environment, and what for."""
+
+    spec: FunctionSpec
+    owner: str
+    """Token of the attempt."""
+    code_url: str
+    claim_by_ms: int
+    """Unix time until which it may wait for room."""
+    hold: Callable[[str], None] = field(repr=False)
+    """Told the id of an environment that must be started for it; may raise."""
+    letter: Callable[[], bytes] | None = field(default=None, repr=False)
+    """What another worker would need to run it; ``None``: it stays here."""
+    given: Environment | None = None
+    """The environment that was leased for it by another worker."""
+
+
 class Environments:
     """All environments of one worker."""
 
@@ -62,22 +104,20 @@ class Environments:
         make: Callable[[Lease, Callable[[Environment], None]], Environment],
         starter: Starter,
         *,
-        worker: str,
-        mode: str,
-        most: int,
+        budget: Budget,
         keepalive_ms: int,
         edition: Callable[[str], int],
     ) -> None:
         self._leases = leases
         self._make = make
         self._starter = starter
-        self._worker = worker
-        self._mode = mode
-        self._most = most
+        self._budget = budget
+        self._starts = threading.BoundedSemaphore(budget.starts)
         self._keepalive_ms = keepalive_ms
         self._edition = edition
         self._lock = threading.Lock()
         self._idle_again = threading.Condition(self._lock)
+        """Notified when one was handed back, or is gone."""
         self._answered: Counter[str] = Counter()
         """Revision → environments whose answer is out and which the runtime has not handed back yet."""
         self._all: dict[str, Environment] = {}
@@ -89,32 +129,55 @@ class Environments:
         """Ended while idle; the next sweep clears them away."""
         self._closed = False
 
+    @property
+    def single_use(self) -> bool:
+        """Whether each invocation gets a process of its own."""
+        return self._starter.single_use
+
     # Leasing
 
     @contextmanager
-    def take(self, spec: FunctionSpec, owner: str, code_url: str, hold: Callable[[str], None]) -> Iterator[Environment]:
-        """Lease an environment for the attempt ``owner``; ``hold`` is told the id of one that must be started for it.
+    def take(self, order: Order) -> Iterator[Environment]:
+        """Lease an environment.
 
-        Raises :class:`StartError`, what ``hold`` raises, or what Redis raises when it is gone (``store.Unavailable``).
+        Raises :class:`Moved`, :class:`NoRoom`, :class:`StartError`, what ``hold`` raises, or what Redis raises when it is
+        gone (``store.Unavailable``).
         """
-        environment = self._pop(spec) or self._start(spec, owner, code_url, hold)
+        environment = self._given(order) or self._own(order) or self._elsewhere(order) or self._new(order)
         try:
-            if environment.lease.state == "idle":
-                self._lease(environment, owner)
             yield environment
         except BaseException:
             self.retire(environment)
             raise
         self._hand_back(environment)
 
-    def _lease(self, environment: Environment, owner: str) -> None:
-        try:
-            self._leases.lease(environment.lease, owner)
-        except Unavailable:
-            # It is ours whatever Redis says; the claim waits for Redis, and the next release writes the record anew.
-            environment.lease.owner = owner
-            environment.lease.state = "leased"
-            environment.lease.unsure = True
+    def _given(self, order: Order) -> Environment | None:
+        environment = order.given
+        if environment is None:
+            return None
+        if environment.edition == self._edition(order.spec.hot_reload_path) and self._starter.wake(environment)():
+            return environment
+        self.retire(environment)
+        return None
+
+    def _own(self, order: Order) -> Environment | None:
+        """The most recently used idle one of this worker that can really be had and used."""
+        while (environment := self._pop(order.spec)) is not None:
+            awake = self._starter.wake(environment)
+            if not self._leases.lease(environment.lease, order.owner):
+                self._promise(environment)
+            elif awake():
+                return environment
+            else:
+                log.info("an environment died while it was idle", extra={"environment": environment.id})
+                self.retire(environment)
+        return None
+
+    def _promise(self, environment: Environment) -> None:
+        """Another worker was faster: it waits for that invocation."""
+        with self._lock:
+            environment.promised = True
+            self._idle.setdefault(environment.spec.revision, []).insert(0, environment)
 
     def _pop(self, spec: FunctionSpec) -> Environment | None:
         edition = self._edition(spec.hot_reload_path)
@@ -124,22 +187,50 @@ class Environments:
             if found is None and self._answered[spec.revision]:
                 # A caller may be back before the runtime is; that is a matter of moments, and a start is not.
                 self._idle_again.wait_for(
-                    lambda: self._idle.get(spec.revision) or not self._answered[spec.revision], _HAND_BACK_S
+                    lambda: self._idle.get(spec.revision) or not self._answered[spec.revision],
+                    self._starter.hand_back_s,
                 )
                 found = self._most_recent(spec.revision, edition, stale)
         for environment in stale:
-            self.retire(environment)
+            self._retire_idle(environment)
         return found
 
     def _most_recent(self, revision: str, edition: int, stale: list[Environment]) -> Environment | None:
         """Pop the most recently used one that can be used; what was edited since it began goes to ``stale``."""
         idle = self._idle.get(revision, [])
-        while idle:
-            candidate = idle.pop()
+        for candidate in [environment for environment in reversed(idle) if not environment.promised]:
+            idle.remove(candidate)
             if candidate.edition == edition and candidate.usable:
                 return candidate
             stale.append(candidate)
         return None
+
+    def _elsewhere(self, order: Order) -> Environment | None:
+        """Another worker's idle one: then the invocation goes there."""
+        if order.letter is not None:
+            worker = self._leases.acquire(order.spec.revision, order.owner, order.letter())
+            if worker is not None:
+                log.debug("an invocation is moved", extra={"owner": order.owner, "to": worker})
+                raise Moved
+        return None
+
+    def accept(self, name: str, owner: str, generation: int) -> Environment | None:
+        """An invocation has arrived that another worker leased an environment for: that one, if it still holds."""
+        with self._lock:
+            found = next((one for idle in self._idle.values() for one in idle if one.id == name), None)
+            if found is None:
+                return None
+            self._idle[found.spec.revision].remove(found)
+            found.promised = False
+        try:
+            accepted = self._leases.accept(found.lease, owner, generation)
+        except Unavailable:
+            accepted = False
+        if not accepted:
+            with self._lock:
+                self._idle.setdefault(found.spec.revision, []).append(found)
+            return None
+        return found
 
     def answered(self, environment: Environment) -> None:
         """The last answer of the thread that has it is about to go out."""
@@ -154,7 +245,7 @@ class Environments:
             self._answered[environment.spec.revision] -= 1
             if not self._answered[environment.spec.revision]:
                 del self._answered[environment.spec.revision]
-            self._idle_again.notify_all()
+        self._idle_again.notify_all()
 
     def _supersede(self, spec: FunctionSpec) -> list[Environment]:
         """A new revision retires the idle environments of the old one."""
@@ -163,25 +254,54 @@ class Environments:
         self._newest[name] = spec.revision
         return self._idle.pop(before, []) if before is not None and before != spec.revision else []
 
-    def _start(self, spec: FunctionSpec, owner: str, code_url: str, hold: Callable[[str], None]) -> Environment:
-        self._make_room()
-        lease = Lease(secrets.token_hex(16), spec, self._mode, self._worker)
-        hold(lease.environment)
-        environment = self._make(lease, self._on_gone)
-        environment.edition = self._edition(spec.hot_reload_path)
-        self._leases.register(lease, "starting", owner)
-        with self._lock:
-            if self._closed:
-                raise StartError("this worker is stopping")
-            self._all[environment.id] = environment
+    # Starting
+
+    def _new(self, order: Order) -> Environment:
+        spec = order.spec
+        environment = self._reserve(order)
+        if environment.lease.state != "starting":
+            return environment
         try:
-            self._starter.start(environment, code_url)
+            order.hold(environment.id)
+            environment.edition = self._edition(spec.hot_reload_path)
+            self._leases.register(environment.lease, "starting", order.owner)
+            with self._starts:
+                self._starter.start(environment, order.code_url)
             if self._closed:
                 raise StartError("this worker is stopping")
         except BaseException:
             self.retire(environment)
             raise
         return environment
+
+    def _reserve(self, order: Order) -> Environment:
+        """Wait until there is room for one more, make room, and take it; or an own one that became idle meanwhile."""
+        spec = order.spec
+        if problem := self._budget.never(spec):
+            raise StartError(problem)
+        while True:
+            with self._lock:
+                if self._closed:
+                    raise StartError("this worker is stopping")
+                going = self._budget.room_for(spec, self._all.values(), self._evictable())
+                if going is not None:
+                    lease = self._leases.new(secrets.token_hex(16), spec)
+                    environment = self._all[lease.environment] = self._make(lease, self._on_gone)
+                    for one in going:
+                        self._idle[one.spec.revision].remove(one)
+                else:
+                    if time.time() * 1000 > order.claim_by_ms:
+                        raise NoRoom
+                    self._idle_again.wait(_ROOM_S)
+            if going is not None:
+                for one in going:
+                    self._retire_idle(one)
+                return environment
+            if (own := self._own(order)) is not None:
+                return own
+
+    def _evictable(self) -> Sequence[Environment]:
+        return [one for idle in self._idle.values() for one in idle if not one.promised]
 
     def started(self, environment: Environment) -> None:
         """The runtime asked for its first event: tell who looks at the records."""
@@ -190,29 +310,12 @@ class Environments:
         except Unavailable as error:
             log.info("a record stays at starting", extra={"environment": environment.id, "error": str(error)})
 
-    def _make_room(self) -> None:
-        with self._lock:
-            if len(self._all) < self._most:
-                return
-            idle = [environments[0] for environments in self._idle.values() if environments]
-            if not idle:
-                return
-            oldest = min(idle, key=lambda environment: environment.last_use)
-            self._idle[oldest.spec.revision].remove(oldest)
-        self.retire(oldest)
-
     def _hand_back(self, environment: Environment) -> None:
         left_s = max(environment.give_back_by - time.monotonic(), 0.0)
-        if self._keepalive_ms == 0 or not environment.wait_idle(left_s):
+        if not self._starter.rest(environment, left_s) or self._keepalive_ms == 0:
             self.retire(environment)
             return
-        try:
-            self._leases.release(environment.lease)
-        except Unavailable:
-            # It is ours whatever Redis says.
-            environment.lease.owner = ""
-            environment.lease.state = "idle"
-            environment.lease.unsure = True
+        self._leases.release(environment.lease)
         environment.last_use = time.monotonic()
         with self._lock:
             spec = environment.spec
@@ -222,7 +325,7 @@ class Environments:
                 self._idle.setdefault(spec.revision, []).append(environment)
                 self._not_answered(environment)
         if not keep:
-            self.retire(environment)
+            self._retire_idle(environment)
 
     # Ending
 
@@ -234,7 +337,7 @@ class Environments:
                 return
         environment.retired = True
         try:
-            self._leases.retire(environment.lease)
+            self._leases.remove(environment.lease)
         except Unavailable as error:
             # Its record expires by itself.
             log.warning(
@@ -242,8 +345,19 @@ class Environments:
             )
         self._starter.destroy(environment)
 
+    def _retire_idle(self, environment: Environment) -> None:
+        """As :meth:`retire`, unless another worker has just leased it: then it does that work first."""
+        try:
+            leased = environment.usable and self._leases.retire(environment.lease) == "foreign"
+        except Unavailable:
+            leased = False
+        if leased and not self._closed:
+            self._promise(environment)
+        else:
+            self.retire(environment)
+
     def _on_gone(self, environment: Environment) -> None:
-        """On the links' thread: an environment's process ended. An idle one is not handed out any more."""
+        """On the links' thread: it ended. If that was while idle, nobody else would notice."""
         with self._lock:
             idle = self._idle.get(environment.spec.revision, [])
             if environment in idle:
@@ -252,7 +366,8 @@ class Environments:
 
     def sweep(self, idle_ms: int) -> int:
         """Retire what has been idle for longer than ``idle_ms`` by Redis' clock, and what died; answers how many."""
-        due = set(self._leases.idle_past(idle_ms))
+        found = self._leases.sweep(idle_ms)
+        due = set(found.idle)
         with self._lock:
             dead, self._dead = self._dead, []
             going = []
@@ -263,9 +378,20 @@ class Environments:
                     self._idle[revision] = kept
                 else:
                     del self._idle[revision]
-        for environment in dead + going:
+        for environment in dead:
             self.retire(environment)
+        for environment in going:
+            self._retire_idle(environment)
+        self._reclaim(found.expired)
         return len(dead) + len(going)
+
+    def _reclaim(self, expired: Sequence[str]) -> None:
+        """Leased for an invocation that never arrived: idle again."""
+        with self._lock:
+            lost = [one for idle in self._idle.values() for one in idle if one.id in expired]
+        for environment in lost:
+            if self._leases.reclaim(environment.lease):
+                environment.promised = False
 
     def supersede(self, note: str) -> None:
         """Retire the idle environments that a note of ``supersede.lua`` is about."""
@@ -280,13 +406,14 @@ class Environments:
                 for environments in self._idle.values()
                 for environment in environments
                 if environment.spec.revision != revision
+                and not environment.promised
                 and f"{environment.spec.account}:{environment.spec.region}:{environment.spec.function}" == function
                 and version in ("*", environment.spec.version)
             ]
             for environment in going:
                 self._idle[environment.spec.revision].remove(environment)
         for environment in going:
-            self.retire(environment)
+            self._retire_idle(environment)
 
     def _forget_versions(self, arn: str, version: str) -> None:
         for name in [name for name in self._newest if name.rpartition(":")[0] == arn]:
@@ -294,6 +421,10 @@ class Environments:
                 del self._newest[name]
 
     # Upkeep
+
+    def knows(self, name: str) -> bool:
+        """Whether an environment of that id is this worker's, starting ones included."""
+        return name in self._all
 
     def renew(self) -> None:
         """Keep the records alive, and write those anew that Redis has lost."""
@@ -305,14 +436,15 @@ class Environments:
         unsure = [name for name, environment in environments.items() if environment.lease.unsure]
         for name in {*missing, *unsure}:
             environment = environments[name]
-            if not environment.retired:
-                self._leases.register(environment.lease, environment.lease.state, environment.lease.owner)
+            self._leases.restore(environment.lease)
+            environment.promised = False
 
     def interrupt_all(self) -> None:
         """The worker stops: end everything that runs."""
         with self._lock:
             self._closed = True
             environments = list(self._all.values())
+            self._idle_again.notify_all()
         for environment in environments:
             environment.interrupt()
 

@@ -11,9 +11,9 @@ from functools import partial
 from typing import Final
 
 from workers.claims import Claims, member
-from workers.contract.messages import Batch, FunctionSpec, Invocation, Outcome
+from workers.contract.messages import Batch, FunctionSpec, Invocation, Outcome, encode
 from workers.environment import Environment, EnvironmentBroken, deadline_ms
-from workers.environments import Environments, FunctionFault, StartError
+from workers.environments import Environments, FunctionFault, Moved, NoRoom, Order, StartError
 from workers.link import Answer, Event, Exited, InitFailed, NotIdle, Started
 from workers.outcome import Ending, TimedOut, end_lines, ending, failure, start_line, used_mb
 from workers.running import Running
@@ -53,8 +53,14 @@ class Executor:
         self._response_limit = response_limit
 
     def run(self, batch: Batch) -> None:
-        """Run the invocations in series, on one environment as long as it lasts."""
-        work = _Work(batch, deque(batch.invocations))
+        """Run the invocations in series, on one environment as long as it lasts; here, or where one is idle."""
+        self._run(_Work(batch, deque(batch.invocations), movable=True))
+
+    def run_moved(self, batch: Batch, environment: Environment | None) -> None:
+        """Run what another worker sent here, on the environment that it leased for it, if that can still be used."""
+        self._run(_Work(batch, deque(batch.invocations), given=environment))
+
+    def _run(self, work: "_Work") -> None:
         while work.pending:
             first = work.pending[0]
             try:
@@ -70,13 +76,13 @@ class Executor:
                     return
 
     def _take_and_run(self, work: "_Work", first: Invocation) -> None:
-        batch = work.batch
         try:
-            hold = partial(self._hold, work, first)
-            with self._environments.take(batch.spec, member(first), batch.code_url, hold) as environment:
+            with self._environments.take(self._order(work, first)) as environment:
                 self._run_on(environment, work)
         except NotOurs:
             work.pending.popleft()
+        except (Moved, NoRoom):
+            work.pending.clear()
         except _InitOverrun:
             work.overran = True
         except FunctionFault as error:
@@ -91,6 +97,20 @@ class Executor:
             # An error of ours, or of this machine: the caller gets an answer, and the log the reason.
             log.exception("an invocation failed", extra={"request_id": first.request_id})
             self._refuse(work, "ServiceException", "An internal error occurred.")
+
+    def _order(self, work: "_Work", first: Invocation) -> Order:
+        given, work.given = work.given, None
+        # What is claimed here stays here.
+        movable = work.movable and work.claimed != first.request_id
+        return Order(
+            spec=work.batch.spec,
+            owner=member(first),
+            code_url=work.batch.code_url,
+            claim_by_ms=first.claim_by_ms,
+            hold=partial(self._hold, work, first),
+            letter=partial(_letter, work) if movable else None,
+            given=given,
+        )
 
     def _hold(self, work: "_Work", invocation: Invocation, environment: str) -> None:
         # It is claimed already when the first environment did not take the event.
@@ -148,6 +168,8 @@ class Executor:
             if len(work.pending) == 1:
                 self._environments.answered(environment)
             self._deliver(work, outcome)
+            if work.pending and self._environments.single_use:
+                return
             if work.pending:
                 environment.wait_idle(max(environment.give_back_by - time.monotonic(), 0.0))
 
@@ -264,12 +286,21 @@ class _Work:
 
     batch: Batch
     pending: deque[Invocation]
+    movable: bool = False
+    """Another worker may run it."""
+    given: Environment | None = None
+    """The environment that another worker leased for it."""
     claimed: str = ""
     """Request id of the first pending one, once it is claimed."""
     overran: bool = False
     """Initialisation took too long once: now it counts against the function's timeout."""
     spent_s: float = 0.0
     """What that second initialisation took of the first invocation's time."""
+
+
+def _letter(work: _Work) -> bytes:
+    batch = work.batch
+    return encode(Batch(v=batch.v, spec=batch.spec, code_url=batch.code_url, invocations=list(work.pending)))
 
 
 class _InitOverrun(Exception):

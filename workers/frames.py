@@ -15,6 +15,7 @@ START: Final = 0x01
 EVENT: Final = 0x02
 KILL: Final = 0x03
 API_RESPONSE: Final = 0x04
+PING: Final = 0x05
 DATA: Final = 0x10
 END: Final = 0x11
 STARTED: Final = 0x21
@@ -26,12 +27,14 @@ LOG: Final = 0x26
 EXIT: Final = 0x27
 API_REQUEST: Final = 0x28
 CREDIT: Final = 0x29
+PONG: Final = 0x2A
 
 type_names: Final = {
     START: "START",
     EVENT: "EVENT",
     KILL: "KILL",
     API_RESPONSE: "API_RESPONSE",
+    PING: "PING",
     DATA: "DATA",
     END: "END",
     STARTED: "STARTED",
@@ -43,6 +46,7 @@ type_names: Final = {
     EXIT: "EXIT",
     API_REQUEST: "API_REQUEST",
     CREDIT: "CREDIT",
+    PONG: "PONG",
 }
 """Type number to the name in FRAMES.md."""
 

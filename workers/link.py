@@ -23,6 +23,7 @@ or an invocation ended is a value; an exception in a future means that the platf
 ``workers/process.py`` runs a relay as a child process and ties its pipes to a link.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     """How to start the runtime; members as in FRAMES.md."""
 
     argv: Sequence[str]
+    bootstraps: Sequence[str] = ()
+    """Where it is not empty: the first of these that is there is executed, with ``argv`` as its arguments."""
     env: dict[str, str]
     cwd: str
     uid: int | None = None
@@ -66,10 +69,16 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     memory_mb: int = 0
     """Limit of the tree's resident set; 0: none. Not enforced by the relay where there are cgroups."""
     memory_cgroup: Sequence[str] = ()
-    """Directories of existing cgroups with their limits set."""
+    """Directories of existing cgroups with their limits set; those that are not there are passed over."""
+    tmp: str = ""
+    """The environment's directory for temporary files, as the relay sees it."""
+    tmp_mb: int = 0
+    """What may lie there; 0: no limit."""
     response_limit: int = RESPONSE_LIMIT_BYTES
     runtime_api: str = "127.0.0.1:0"
     check_peer_uid: bool = False
+    process_limit: int = 0
+    """Processes and threads of the runtime's uid on the whole host; 0: no limit. For a uid that nobody else has."""
     function: FunctionIdentity
     api: bool = False
     """Pass requests to the Lambda API on; otherwise the relay answers 403."""
@@ -149,6 +158,8 @@ class Exited:
     memory_kb: int
     error: str = ""
     """Why the process could not be started; then there is neither exit code nor signal."""
+    disk_full: bool = False
+    """Killed because its temporary files took more than their limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +223,7 @@ class _ExitFrame(msgspec.Struct):
     oom: bool
     memory_kb: int
     error: str
+    disk_full: bool = False
 
 
 class _ApiHead(msgspec.Struct):
@@ -233,6 +245,7 @@ _exit: Final = msgspec.json.Decoder(_ExitFrame)
 _api_head: Final = msgspec.json.Decoder(_ApiHead)
 _api_end: Final = msgspec.json.Decoder(_ApiEnd)
 
+_PING: Final = frames.encode(frames.PING)
 _ANSWERS: Final = (frames.RESPONSE, frames.ERROR, frames.INIT_ERROR)
 
 
@@ -305,6 +318,7 @@ class Link:
         self._on_api = on_api
         self._decoder = Decoder()
         self._answer: Future[Answer] | None = None
+        self._pings: deque[Future[None]] = deque()
         self._asked = False
         self._paused = False
         self._response_limit = RESPONSE_LIMIT_BYTES
@@ -367,6 +381,14 @@ class Link:
         """Have the relay kill the process tree; ``on_exit`` follows. Harmless when it is gone already."""
         if self.state not in ("new", "ended"):
             self._write([frames.encode(frames.KILL)])
+
+    def ping(self, answer: "Future[None]") -> None:
+        """Ask whether the relay runs; ``answer`` is resolved when it says so, or at once when it is gone."""
+        if self.state in ("new", "ended"):
+            answer.set_result(None)
+            return
+        self._pings.append(answer)
+        self._write([_PING])
 
     def respond(self, stream: int, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
         """Answer an :class:`ApiRequest`; dropped when the environment is gone."""
@@ -436,6 +458,8 @@ class Link:
     def _take_rare(self, kind: int, stream: int, payload: bytes) -> None:
         if kind == frames.STARTED:
             self._take_started(_started.decode(payload))
+        elif kind == frames.PONG and self._pings:
+            self._pings.popleft().set_result(None)
         elif kind == frames.EXIT:
             self._take_exit(_exit.decode(payload))
         elif kind == frames.API_REQUEST and stream and stream not in self._incoming:
@@ -539,13 +563,17 @@ class Link:
 
     def _take_exit(self, frame: _ExitFrame) -> None:
         self.memory_kb = max(self.memory_kb, frame.memory_kb)
-        self._end(Exited(frame.code, frame.signal, frame.oom, frame.init_over, frame.memory_kb, frame.error))
+        self._end(
+            Exited(frame.code, frame.signal, frame.oom, frame.init_over, frame.memory_kb, frame.error, frame.disk_full)
+        )
 
     def _end(self, end: End) -> None:
         self.state = "ended"
         self._incoming.clear()
         self._outgoing.clear()
         answer, self._answer = self._answer, None
+        while self._pings:
+            self._pings.popleft().set_result(None)
         if isinstance(end, LinkBroken):
             if not self.started.done():
                 self.started.set_exception(end)

@@ -134,6 +134,40 @@ def _doctor(as_json: bool) -> None:
     sys.exit(run(dict(os.environ), as_json=as_json))
 
 
+_REGISTRY = click.option(
+    "--registry",
+    envvar="LAMBDA_CONTAINER_REGISTRY",
+    default="public.ecr.aws/lambda",
+    show_default=True,
+    help="What the images' names begin with.",
+)
+
+
+@main.group("images")
+def _images() -> None:
+    """Build the runtime images of the docker modes, where AWS's can't be pulled."""
+
+
+@_images.command("build")
+@_REGISTRY
+@click.argument("runtime", nargs=-1)
+def _images_build(registry: str, runtime: tuple[str, ...]) -> None:
+    """Build the images of these runtimes, by default of all in `everwarm images list`."""
+    from dispatcher.cli.images import build
+
+    sys.exit(build(registry, runtime))
+
+
+@_images.command("list")
+@_REGISTRY
+@_JSON
+def _images_list(registry: str, as_json: bool) -> None:
+    """Show the runtimes whose images can be built, and which are there."""
+    from dispatcher.cli.images import show
+
+    show(registry, as_json=as_json)
+
+
 @main.command("demo")
 def _demo() -> None:
     """Start everything, run the sample functions, show what they answer and how long it took, and clean up."""

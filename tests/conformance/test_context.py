@@ -94,7 +94,7 @@ def test_the_callers_trace_goes_on(functions: Functions) -> None:
 
     client = functions.stack.client()
     client.meta.events.register("before-send.lambda.Invoke", add)
-    found = Functions(functions.stack, functions.mode, client).invoke(name, {}).json["trace_id"]
+    found = Functions(functions.stack, functions.kind, client).invoke(name, {}).json["trace_id"]
     assert found.startswith("Root=1-5759e988-bd862e3fe1be46a994272793;")
 
 

@@ -377,6 +377,7 @@ def test_a_voided_call_does_not_rejoin(here: Here) -> None:
 ENVIRONMENT, OWNED = keys.environment("e"), keys.environments("w")
 LEASES, IDLE, WARM = keys.leases("w"), keys.idle("w"), keys.warm("local", "r")
 FOUR = [ENVIRONMENT, LEASES, IDLE, WARM]
+MAILBOX = keys.mailbox("w")
 
 
 def register(here: Here, state: str, owner: str, generation: int) -> str:
@@ -396,21 +397,60 @@ def retire(here: Here, owner: str, generation: int) -> str:
     return str(here("retire", [*FOUR, OWNED], "e", owner, generation))
 
 
+def renew(here: Here, *named: tuple[str, int, str]) -> Any:
+    names = [OWNED, LEASES, IDLE]
+    for environment, _, _ in named:
+        names += [keys.environment(environment), WARM]
+    return here("renew", names, 120_000, 30_000, *(word for one in named for word in one))
+
+
+def sweep(here: Here, idle_ms: int) -> Any:
+    return here("sweep", [IDLE, LEASES, OWNED], idle_ms, keys.environment(""))
+
+
+def reclaim(here: Here) -> str:
+    return str(here("reclaim", FOUR, "e", 120_000))
+
+
+def accept(here: Here, owner: str, generation: int) -> str:
+    return str(here("accept", [ENVIRONMENT, LEASES], "e", owner, generation, 30_000, 120_000))
+
+
+def acquire(here: Here, owner: str = "o@x", worker: str = "x", batch: bytes | str = "batch") -> str:
+    prefixes = (keys.environment(""), keys.worker(""), keys.leases(""), keys.idle(""), keys.mailbox(""))
+    return str(here("acquire", [WARM], worker, owner, 10_000, 120_000, 60_000, batch, *prefixes))
+
+
+def beat(here: Here, worker: str = "w", slots: int = 4, stopping: int = 0) -> None:
+    names = [keys.worker(worker), keys.WORKERS, keys.EPOCH]
+    here("heartbeat", names, worker, 60_000, "epoch", "slots", slots, "stopping", stopping)
+
+
 def where(here: Here) -> set[str]:
     """The sets that have the environment."""
     return {name for name in (LEASES, IDLE, WARM) if here.client.zscore(name, "e") is not None}
 
 
+def record(here: Here) -> tuple[Any, ...]:
+    """State, owner and generation."""
+    return tuple(here.client.hmget(ENVIRONMENT, "state", "owner", "generation"))
+
+
+def forget_writes(here: Here, generation: int) -> None:
+    """As after a restart from a file that misses the newest writes."""
+    here.client.hset(ENVIRONMENT, "generation", str(generation))
+
+
 def test_the_life_of_an_environment(here: Here) -> None:
-    assert register(here, "starting", "o1", 1) == "registered"
+    assert register(here, "starting", "o1", 1) == "1"
     assert where(here) == {LEASES}
     assert here.client.smembers(OWNED) == {"e"}
     assert release(here, "o1", 1) == "idle"
     assert where(here) == {IDLE, WARM}
-    assert lease(here, "o2", 1) == "leased"
+    assert lease(here, "o2", 1) == "2"
     assert where(here) == {LEASES}
-    record = here.client.hgetall(ENVIRONMENT)
-    assert (record["state"], record["owner"], record["generation"], record["function"]) == ("leased", "o2", "2", "f")
+    assert record(here) == ("leased", "o2", "2")
+    assert here.client.hget(ENVIRONMENT, "function") == "f"
     assert release(here, "o2", 2) == "idle"
     assert retire(here, "", 2) == "retired"
     assert here.client.keys() == []
@@ -419,7 +459,7 @@ def test_the_life_of_an_environment(here: Here) -> None:
 def test_a_late_owner_does_no_harm(here: Here) -> None:
     register(here, "leased", "o1", 1)
     assert release(here, "o1", 1) == "idle"
-    assert lease(here, "o2", 1) == "leased"
+    assert lease(here, "o2", 1) == "2"
     assert release(here, "o1", 1) == "foreign"
     assert release(here, "o1", 2) == "foreign", "the right generation, the wrong owner"
     assert release(here, "o2", 1) == "foreign", "the right owner, the wrong generation"
@@ -434,17 +474,50 @@ def test_a_late_owner_does_no_harm(here: Here) -> None:
 def test_one_of_many_gets_the_lease(here: Here) -> None:
     register(here, "idle", "", 1)
     answers = at_once(16, lambda number: lease(here, f"o{number}", 1))
-    assert sorted(answers) == ["gone"] * 15 + ["leased"]
-    assert lease(here, "another", 2) == "busy"
+    assert sorted(answers) == ["2"] + ["busy"] * 15
+
+
+def test_scripts_that_run_twice_answer_the_same(here: Here) -> None:
+    """The answer was lost with a connection, and the script is run again."""
+    register(here, "idle", "", 1)
+    assert [lease(here, "o", 1) for _ in range(2)] == ["2", "2"]
+    assert record(here) == ("leased", "o", "2")
+    assert [release(here, "o", 2) for _ in range(2)] == ["idle", "idle"]
+    assert register(here, "idle", "", 2) == "2", "it is idle already"
+    here.client.hset(ENVIRONMENT, mapping={"state": "leased", "owner": "lost"})
+    assert [reclaim(here) for _ in range(2)] == ["3", "3"]
+    assert [retire(here, "", 3) for _ in range(2)] == ["retired", "gone"]
+
+
+def test_what_redis_forgot_is_written_anew(here: Here) -> None:
+    register(here, "leased", "o", 5)
+    forget_writes(here, 4)
+    assert renew(here, ("e", 5, "o")) == ["e"]
+    assert renew(here, ("e", 4, "another")) == ["e"], "the worker runs on it for another attempt"
+    assert release(here, "o", 5) == "older"
+    assert register(here, "idle", "", 6) == "6"
+    forget_writes(here, 3)
+    here.client.hset(ENVIRONMENT, mapping={"state": "leased", "owner": "long ago"})
+    assert lease(here, "o", 6) == "7", "nobody can have acquired it"
+    assert where(here) == {LEASES}
 
 
 def test_registering_again_moves_it(here: Here) -> None:
-    """A worker whose release or lease was lost with a connection writes the record anew."""
     register(here, "idle", "", 1)
-    register(here, "leased", "o", 2)
+    assert register(here, "leased", "o", 2) == "2"
     assert where(here) == {LEASES}
-    register(here, "idle", "", 3)
+    assert register(here, "idle", "", 3) == "3"
     assert where(here) == {IDLE, WARM}
+
+
+def test_registering_what_was_acquired_meanwhile(here: Here) -> None:
+    beat(here)
+    register(here, "idle", "", 1)
+    assert acquire(here) == "w"
+    assert register(here, "idle", "", 2) == "newer"
+    assert record(here) == ("leased", "o@x", "2")
+    assert register(here, "leased", "own", 2) == "3", "the worker runs on it, whatever was promised"
+    assert accept(here, "o@x", 2) == "foreign"
 
 
 def test_records_of_a_killed_worker_end_by_themselves(here: Here) -> None:
@@ -452,13 +525,21 @@ def test_records_of_a_killed_worker_end_by_themselves(here: Here) -> None:
     assert all(0 < here.client.pttl(name) <= 120_000 for name in (ENVIRONMENT, OWNED, IDLE, WARM))
 
 
+def test_removing_asks_nobody(here: Here) -> None:
+    register(here, "leased", "o", 7)
+    assert [here("remove", [*FOUR, OWNED], "e") for _ in range(2)] == ["removed"] * 2
+    assert here.client.keys() == []
+
+
+# --- renew, sweep, reclaim ---
+
+
 def test_renew(here: Here) -> None:
     register(here, "leased", "o", 1)
     for name in (ENVIRONMENT, OWNED, LEASES):
         here.client.pexpire(name, 1_000)
     here.client.zadd(LEASES, {"e": here.now_ms() + 1})
-    names = [OWNED, LEASES, IDLE, ENVIRONMENT, WARM, keys.environment("lost"), WARM]
-    assert here("renew", names, 120_000, 30_000, "e", "lost") == ["lost"]
+    assert renew(here, ("e", 1, "o"), ("lost", 3, "o")) == ["lost"]
     assert all(here.client.pttl(name) > 100_000 for name in (ENVIRONMENT, OWNED, LEASES))
     score = here.client.zscore(LEASES, "e")
     assert isinstance(score, float)
@@ -466,20 +547,195 @@ def test_renew(here: Here) -> None:
     assert here.client.zscore(LEASES, "lost") is None
 
 
+def test_renewing_moves_no_lease_that_the_worker_does_not_hold(here: Here) -> None:
+    beat(here)
+    register(here, "idle", "", 1)
+    acquire(here)
+    before = here.client.zscore(LEASES, "e")
+    assert renew(here, ("e", 1, "")) == []
+    assert here.client.zscore(LEASES, "e") == before
+
+
 def test_renewing_makes_no_lease_of_an_idle_one(here: Here) -> None:
     register(here, "idle", "", 1)
     before = here.client.zscore(IDLE, "e")
-    assert here("renew", [OWNED, LEASES, IDLE, ENVIRONMENT, WARM], 120_000, 30_000, "e") == []
+    assert renew(here, ("e", 1, "")) == []
     assert where(here) == {IDLE, WARM}
     assert here.client.zscore(IDLE, "e") == before, "renewing is no use"
 
 
+@pytest.mark.parametrize("state", ["idle", "leased"])
+def test_renewing_brings_back_what_expired_of_the_indexes(here: Here, state: str) -> None:
+    register(here, state, "", 1)
+    before = where(here)
+    here.client.delete(OWNED, LEASES, IDLE, WARM)
+    assert renew(here, ("e", 1, "")) == []
+    assert where(here) == before
+    assert here.client.smembers(OWNED) == {"e"}
+
+
 def test_sweep_names_what_is_idle_for_too_long(here: Here) -> None:
     register(here, "idle", "", 1)
-    assert here("sweep", [IDLE], 60_000) == []
-    wait_until("it was idle for 30 ms", lambda: here("sweep", [IDLE], 30) == ["e"], 2)
-    assert lease(here, "o", 1) == "leased"
-    assert here("sweep", [IDLE], 0) == []
+    assert sweep(here, 60_000) == [[], []]
+    wait_until("it was idle for 30 ms", lambda: sweep(here, 30) == [["e"], []], 2)
+    assert lease(here, "o", 1) == "2"
+    assert sweep(here, 0) == [[], []]
+
+
+def test_sweep_names_ended_leases(here: Here) -> None:
+    register(here, "leased", "o", 1)
+    here.client.zadd(LEASES, {"e": here.now_ms() - 1})
+    assert sweep(here, 0) == [[], ["e"]]
+    assert where(here) == {LEASES}, "it decides nothing"
+
+
+def test_sweep_drops_what_has_no_record(here: Here) -> None:
+    """A record that could not be retired while Redis was away ends by itself; its entries are swept."""
+    register(here, "leased", "o", 1)
+    here.client.zadd(IDLE, {"also": 1})
+    here.client.delete(ENVIRONMENT)
+    here.client.zadd(LEASES, {"e": 1})
+    assert sweep(here, 0) == [[], []]
+    assert not here.client.exists(LEASES, IDLE, OWNED)
+
+
+def test_reclaim(here: Here) -> None:
+    assert reclaim(here) == "gone"
+    beat(here)
+    register(here, "idle", "", 1)
+    last_use = here.client.hget(ENVIRONMENT, "last_use")
+    acquire(here)
+    assert reclaim(here) == "leased", "its time is not over"
+    here.client.zadd(LEASES, {"e": here.now_ms() - 1})
+    assert reclaim(here) == "3"
+    assert record(here) == ("idle", "", "3")
+    assert where(here) == {IDLE, WARM}
+    assert here.client.zscore(IDLE, "e") == float(last_use or 0) == here.client.zscore(WARM, "e")
+    assert accept(here, "o@x", 2) == "foreign", "the letter comes too late"
+
+
+# --- acquire, accept ---
+
+
+def second(here: Here, environment: str, worker: str, last_use: int) -> None:
+    """Another idle environment of the revision."""
+    key = keys.environment(environment)
+    here.client.hset(key, mapping={"state": "idle", "worker": worker, "generation": "9", "last_use": str(last_use)})
+    here.client.zadd(WARM, {environment: last_use})
+    here.client.zadd(keys.idle(worker), {environment: last_use})
+    for name in (key, WARM, keys.idle(worker)):
+        here.client.pexpire(name, 60_000)
+
+
+def test_acquire_and_accept(here: Here) -> None:
+    beat(here)
+    register(here, "idle", "", 1)
+    assert acquire(here) == "w"
+    assert record(here) == ("leased", "o@x", "2")
+    assert where(here) == {LEASES}
+    assert here.client.lrange(MAILBOX, 0, -1) == ["move e 2 o@x\nbatch"]
+    assert all(0 < here.client.pttl(name) <= 120_000 for name in (MAILBOX, LEASES))
+    assert here.client.pttl(MAILBOX) <= 60_000
+    assert acquire(here) == "none", "there was one"
+    assert lease(here, "own", 1) == "busy"
+    assert accept(here, "another", 2) == "foreign"
+    assert accept(here, "o@x", 1) == "foreign"
+    here.client.zadd(LEASES, {"e": here.now_ms() + 5})
+    assert accept(here, "o@x", 2) == "accepted"
+    assert (here.client.zscore(LEASES, "e") or 0) > here.now_ms() + 20_000
+    assert release(here, "o@x", 2) == "idle"
+    assert accept(here, "o@x", 2) == "foreign"
+    here.client.delete(ENVIRONMENT)
+    assert accept(here, "o@x", 2) == "gone"
+
+
+def test_a_letter_is_bytes(here: Here) -> None:
+    beat(here)
+    register(here, "idle", "", 1)
+    batch = bytes(range(256)) * 256
+    acquire(here, batch=batch)
+    raw = redis.Redis.from_url(here.server.url)
+    assert raw.lrange(MAILBOX, 0, -1) == [b"move e 2 o@x\n" + batch]
+    raw.close()
+
+
+def test_the_most_recently_used_one_is_acquired(here: Here) -> None:
+    for number, worker in enumerate(["w1", "w2", "w1"]):
+        beat(here, worker)
+        second(here, f"e{number}", worker, 100 + number)
+    assert [acquire(here) for _ in range(4)] == ["w1", "w2", "w1", "none"]
+    letters = [letter for worker in ("w1", "w2") for letter in here.client.lrange(keys.mailbox(worker), 0, -1)]
+    assert [str(letter).split(" ")[1] for letter in letters] == ["e2", "e0", "e1"]
+
+
+def test_nobody_acquires_their_own(here: Here) -> None:
+    beat(here)
+    register(here, "idle", "", 1)
+    assert acquire(here, worker="w") == "none"
+    assert where(here) == {IDLE, WARM}
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_full_worker_gets_no_more(here: Here, slots: int) -> None:
+    beat(here, slots=slots)
+    second(here, "older", "w", 1)
+    register(here, "idle", "", 1)
+    assert [acquire(here) for _ in range(3)] == ["w"] * slots + ["none"] * (3 - slots)
+
+
+def test_a_stopping_worker_gets_nothing(here: Here) -> None:
+    beat(here, stopping=1)
+    register(here, "idle", "", 1)
+    assert acquire(here) == "none"
+    assert where(here) == {IDLE, WARM}
+
+
+def test_a_dead_worker_gets_nothing_and_is_in_nobodys_way(here: Here) -> None:
+    register(here, "idle", "", 1)
+    assert acquire(here) == "none"
+    assert where(here) == {IDLE}
+    assert record(here) == ("idle", "", "1")
+    # It was only paused.
+    beat(here)
+    renew(here, ("e", 1, ""))
+    assert acquire(here) == "w"
+
+
+def test_acquire_drops_what_is_stale(here: Here) -> None:
+    beat(here)
+    register(here, "idle", "", 1)
+    here.client.zadd(WARM, {"no record": 10**15})
+    register(here, "leased", "o", 2)
+    here.client.zadd(WARM, {"e": 10**14})
+    assert acquire(here) == "none"
+    assert not here.client.exists(WARM)
+
+
+def test_acquiring_looks_at_a_bounded_number(here: Here) -> None:
+    for number in range(100):
+        second(here, f"own{number}", "x", 1_000 + number)
+    beat(here)
+    second(here, "e", "w", 1)
+    assert acquire(here) == "none"
+    here.client.zremrangebyrank(WARM, 1, 40)
+    assert acquire(here) == "w"
+
+
+def test_of_many_that_want_it_one_gets_it(here: Here) -> None:
+    beat(here, slots=100)
+    register(here, "idle", "", 1)
+
+    def want(number: int) -> str:
+        return lease(here, "own", 1) if number % 2 else acquire(here, f"o@{number}", str(number))
+
+    answers = at_once(16, want)
+    if "w" in answers:
+        assert sorted(answers) == ["busy"] * 8 + ["none"] * 7 + ["w"]
+        assert here.client.llen(MAILBOX) == 1
+    else:
+        # The same owner asks eight times.
+        assert sorted(answers) == ["2"] * 8 + ["none"] * 8
+        assert not here.client.exists(MAILBOX)
 
 
 # --- heartbeat, notes, logs ---

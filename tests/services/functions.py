@@ -77,15 +77,27 @@ class Answer:
 class Functions:
     """A client with short ways to make and call functions of one stack and mode. Names are never used twice."""
 
-    def __init__(self, stack: Stack, mode: str = "local", client: LambdaClient | None = None) -> None:
+    def __init__(self, stack: Stack, kind: str = "local", client: LambdaClient | None = None) -> None:
+        """``kind``: ``local``, ``docker``, or one of docker-reuse's channels."""
         self.stack = stack
-        self.mode = mode
+        self.kind = kind
+        self.mode = stack.mode
         self.client = client or _client(stack.endpoint, stack)
 
     @property
     def separated(self) -> bool:
         """Whether functions are kept apart from each other and from the host; mode local can do so as root only."""
         return self.mode != "local" or os.geteuid() == 0
+
+    @property
+    def keeps_process(self) -> bool:
+        """Whether one process takes several invocations."""
+        return self.kind in {"local", "stay-open"}
+
+    @property
+    def keeps_environment(self) -> bool:
+        """Whether what an invocation leaves in /tmp is there for the next."""
+        return self.kind != "docker"
 
     def arn(self, name: str, qualifier: str = "") -> str:
         """The ARN of a function in the default account."""

@@ -33,7 +33,7 @@ _COMMANDS: dict[Name, tuple[str, ...]] = {
 
 
 class Stack:
-    """Redis, dispatcher and one worker of mode local, with a data directory, a port and user ids of its own."""
+    """Redis, dispatcher and one worker, of mode local unless told otherwise, with a data directory, a port and user ids of its own."""
 
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
         self.data = Path(tempfile.mkdtemp(prefix="everwarm-test-"))
@@ -57,6 +57,11 @@ class Stack:
         }
         self._running: dict[Name, subprocess.Popen[bytes]] = {}
 
+    @property
+    def mode(self) -> str:
+        """Of its worker."""
+        return self.environ.get("EVERWARM_MODE", "local")
+
     # --- parts ---
 
     def start(self) -> "Stack":
@@ -75,6 +80,11 @@ class Stack:
     def pid(self, name: Name) -> int:
         """Of a running part."""
         return self._running[name].pid
+
+    def pids(self) -> set[int]:
+        """Of all running parts, Redis included."""
+        found = {process.pid for process in self._running.values()}
+        return found | ({self.redis.pid} if self.redis.running else set())
 
     def runs(self, name: Name) -> bool:
         """Whether a part was started and has not ended."""
@@ -156,29 +166,45 @@ class Stack:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
 
-def _show_log(stack: Stack) -> None:
+def show_log(stack: Stack) -> None:
     """Standard output, which pytest shows with a failure."""
     print(f"--- log of the stack at {stack.endpoint} (last 200 lines)")
     print("\n".join(stack.log_text().splitlines()[-200:]))
 
 
 @pytest.fixture(scope="session")
-def _stack_of_session() -> Iterator[Stack]:
-    stack = Stack()
-    try:
-        yield stack.start()
-    except AssertionError:
-        _show_log(stack)
-        raise
-    finally:
-        stack.close()
+def _stacks_of_session() -> Iterator[dict[str, Stack]]:
+    stacks: dict[str, Stack] = {}
+    yield stacks
+    for stack in stacks.values():
+        try:
+            stack.close()
+        except AssertionError:
+            show_log(stack)
+            raise
 
 
 @pytest.fixture
-def stack(_stack_of_session: Stack) -> Iterator[Stack]:
-    """A running stack that tests share: use names of your own, and leave its parts alone."""
-    yield _stack_of_session
-    _show_log(_stack_of_session)
+def shared_stack(_stacks_of_session: dict[str, Stack]) -> Iterator[Callable[..., Stack]]:
+    """A running stack that tests share, by the name of its settings; use names of your own, and leave its parts alone."""
+    used: list[Stack] = []
+
+    def of(name: str, **environ: str) -> Stack:
+        if name not in _stacks_of_session:
+            stack = _stacks_of_session[name] = Stack(environ)
+            stack.start()
+        used.append(_stacks_of_session[name])
+        return used[-1]
+
+    yield of
+    for stack in used:
+        show_log(stack)
+
+
+@pytest.fixture
+def stack(shared_stack: Callable[..., Stack]) -> Stack:
+    """A running stack in mode local that tests share."""
+    return shared_stack("local")
 
 
 @pytest.fixture
@@ -193,7 +219,7 @@ def make_stack() -> Iterator[Callable[..., Stack]]:
 
     yield make
     for stack in started:
-        _show_log(stack)
+        show_log(stack)
         stack.close()
 
 

@@ -19,6 +19,7 @@ everwarm:environments:<worker>                         set     120 s unrenewed  
 everwarm:leases:<worker>                               zset    120 s unrenewed     leased environment → end of the lease (ms)
 everwarm:idle:<worker>                                 zset    120 s unrenewed     idle environment → last use (ms)
 everwarm:warm:<mode>:<revision>                        zset    120 s unrenewed     idle environment → last use, over all workers
+everwarm:mailbox:<worker>                              list    60 s unread         letters to one worker: moved batches
 everwarm:superseded                                    zset    60 s                function version=revision → when (ms)
 everwarm:logs                                          zset    permanent, pruned   log stream → last append (ms)
 everwarm:log:<account>:<region>:<function>             stream  600 s               log chunks the dispatcher has not stored yet
@@ -93,6 +94,11 @@ def idle(worker: str) -> str:
 def warm(mode: str, revision: str) -> str:
     """The idle environments of one revision, whoever owns them."""
     return f"everwarm:warm:{mode}:{revision}"
+
+
+def mailbox(worker: str) -> str:
+    """Letters to one worker."""
+    return f"everwarm:mailbox:{worker}"
 
 
 def log(account: str, region: str, function: str) -> str:

@@ -48,6 +48,14 @@ class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """Absolute host directory that is the code (bucket ``hot-reload``); empty otherwise."""
     architecture: str = "x86_64"
     package_type: str = "Zip"
+    image_uri: str = ""
+    """Of a container-image function, as it was given."""
+    image_id: str = ""
+    """What that name meant to the container engine when the function was created or updated."""
+    entry_point: tuple[str, ...] = ()
+    """``ImageConfig``; where it is empty the image's own holds, as for the next two."""
+    command: tuple[str, ...] = ()
+    working_directory: str = ""
     log_group: str = ""
     revision: str
     """Hash over everything above: environments are shared by it and by nothing else."""

@@ -305,32 +305,10 @@ def _show(value: object) -> str:
 # --- variables that people know and this version does not use ---
 
 
-def _image_mapping(value: str) -> object:
-    return value if "<runtime>" in value else json_object(value)
-
-
-_DOCKER: Final = "is for the docker modes, which this version does not have yet; mode local ignores it"
 _EVENTS: Final = "is for asynchronous invocations, which this version does not have yet"
 
 #: Variable → how its value is checked, and what the one warning line says.
 NOT_IN_THIS_VERSION: Final[dict[str, tuple[Parse, str]]] = {
-    "LAMBDA_STAY_OPEN_MODE": (boolean, "is for mode docker-reuse, which this version does not have yet"),
-    "LAMBDA_REMOTE_DOCKER": (boolean, _DOCKER),
-    "LAMBDA_DOCKER_NETWORK": (names, _DOCKER),
-    "LAMBDA_DOCKER_DNS": (text, _DOCKER),
-    "LAMBDA_DOCKER_FLAGS": (text, _DOCKER),
-    "LAMBDA_CONTAINER_REGISTRY": (text, _DOCKER),
-    "LAMBDA_RUNTIME_IMAGE_MAPPING": (_image_mapping, _DOCKER),
-    "LAMBDA_REMOVE_CONTAINERS": (boolean, _DOCKER),
-    "EVERWARM_CPU_QUOTA": (boolean, _DOCKER),
-    "EVERWARM_MEMORY_BUDGET_MB": (
-        integer(128, 1 << 24),
-        "is not in this version yet; EVERWARM_MAX_ENVIRONMENTS bounds the environments, each has its function's memory",
-    ),
-    "LAMBDA_IGNORE_ARCHITECTURE": (
-        boolean,
-        "is for the docker modes; mode local always runs on the host's architecture",
-    ),
     "LAMBDA_FALLBACK_URL": (
         url("http", "https", "dynamodb"),
         "is not in this version yet; a function that does not exist answers 404",
@@ -351,7 +329,8 @@ KNOWN: Final = frozenset(
         "REDIS_URL DATA LOCAL_UIDS FUNCTION_API LOG SUPERVISED "
         "HOST PORT DATABASE_URL ADVERTISE_URL SYNC_QUEUE_WAIT_S CREDENTIALS ALLOWED_HOSTS ALLOWED_ORIGINS INSECURE "
         "HOT_RELOAD_ROOTS S3_ENDPOINT S3_ACCESS_KEY S3_SECRET_KEY S3_REGION REAL_AWS LOGS_MAX METRICS_TOKEN "
-        "MODE CONCURRENCY ENDPOINT DRAIN_S LOCAL_RUNTIMES MAX_ENVIRONMENTS WORKER_NAME"
+        "MODE CONCURRENCY ENDPOINT DRAIN_S LOCAL_RUNTIMES MAX_ENVIRONMENTS WORKER_NAME CPU_QUOTA MEMORY_BUDGET_MB "
+        "MAX_STARTS"
     ).split()
 )
 

@@ -13,7 +13,6 @@ import asyncio
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -27,13 +26,14 @@ from workers.journal import Journal, Shipper
 from workers.link import ApiRequest, FunctionIdentity, Start
 from workers.loop import LoopThread
 from workers.modes.places import Place, Places
-from workers.modes.run_directory import RunDirectory
+from workers.modes.run_directory import RunDirectory, place
+from workers.runtimes.variables import credentials, log_stream
 from workers.process import RelayMissing
 from workers.runtimes import InvalidEntrypoint, RuntimeUnavailable
 from workers.settings import WorkerSettings
 
-#: Where root's run directories are: on disk, and passable for every user (the data directory need not be).
-_PLACE: Final = Path("/var/tmp")  # noqa: S108 - mkdtemp makes the name, mode 0711
+#: Processes and threads of an environment, as on AWS.
+PROCESSES: Final = 1024
 
 
 @dataclass(slots=True)
@@ -60,7 +60,7 @@ class LocalStarter:
         self._uids = settings.local_uids if os.geteuid() == 0 else None
         if self._uids is not None:
             identities.remove_leftovers()
-        self._run = RunDirectory(_PLACE if self._uids is not None else settings.data_dir / "run", remove_leftovers)
+        self._run = RunDirectory(place(settings.data_dir), remove_leftovers)
         self._memory = MemoryGroups(self._run.path)
         places = self._run.path / "environments"
         places.mkdir(mode=0o711)
@@ -70,6 +70,9 @@ class LocalStarter:
         self._clients = runtimes.install(self._run.path / "clients")
         self._places = Places(places, self._uids, loop, self._memory, (self._clients, code), on_api)
         self._held: dict[str, _Held] = {}
+
+    single_use = False
+    hand_back_s = 0.01
 
     @property
     def directory(self) -> Path:
@@ -92,8 +95,8 @@ class LocalStarter:
         tree = self._tree(spec, code_url)
         held = self._held[environment.id] = _Held(tree)
         command = self._command(spec, tree)
-        place = held.place = self._places.take(tree.path)
-        relay = place.relay
+        taken = held.place = self._places.take(tree.path)
+        relay = taken.relay
         environment.journal = Journal(
             self._shipper,
             spec,
@@ -101,24 +104,35 @@ class LocalStarter:
             lambda: self._loop.call(relay.resume_reading),
             self._settings.truncate_stdout,
         )
-        place.give_to(environment)
-        identity = place.identity
+        taken.give_to(environment)
+        identity = taken.identity
         gid = tree.gid if tree.gid is not None else (identity.uid if identity else None)
         start = Start(
             argv=command.argv,
-            env=self._variables(environment, command, tree, place.scratch),
+            env=self._variables(environment, command, tree, taken.scratch),
             cwd=str(tree.path),
             uid=identity.uid if identity else None,
             gid=gid if identity else None,
             memory_mb=spec.memory_mb,
-            memory_cgroup=self._places.limit(place, spec.memory_mb),
+            memory_cgroup=self._places.limit(taken, spec.memory_mb),
             response_limit=self._settings.max_payload_bytes,
             check_peer_uid=identity is not None,
+            process_limit=PROCESSES if identity else 0,
+            tmp=str(taken.scratch),
+            tmp_mb=spec.ephemeral_mb,
             function=FunctionIdentity(spec.function, spec.version, spec.handler),
             api=self._settings.function_api != "none",
             api_env=() if self._settings.disable_endpoint_url else ("AWS_ENDPOINT_URL_LAMBDA",),
         )
         self._loop.call(relay.link.start, start)
+
+    def wake(self, environment: Environment) -> Callable[[], bool]:
+        """A process' end is always heard of."""
+        return lambda: environment.usable
+
+    def rest(self, environment: Environment, left_s: float) -> bool:
+        """Whether the runtime asks for the next event in time."""
+        return environment.wait_idle(left_s)
 
     def destroy(self, environment: Environment) -> None:
         """Give up its place and its code, in the background."""
@@ -163,11 +177,6 @@ class LocalStarter:
         self, environment: Environment, command: runtimes.Command, tree: Tree, scratch: Path
     ) -> dict[str, str]:
         spec = environment.spec
-        credentials = {
-            "AWS_ACCESS_KEY_ID": spec.account,
-            "AWS_SECRET_ACCESS_KEY": "everwarm",
-            "AWS_SESSION_TOKEN": "everwarm",
-        }
         hostname = self._settings.hostname
         named = {"LOCALSTACK_HOSTNAME": hostname, "EVERWARM_HOSTNAME": hostname} if hostname else {}
         return {
@@ -176,12 +185,15 @@ class LocalStarter:
                 command,
                 tree.path,
                 log_stream=log_stream(spec.version, environment.id),
-                credentials=credentials,
+                credentials=credentials(spec),
             ),
             **named,
             "HOME": str(scratch),
             "TMPDIR": str(scratch),
         }
+
+    def ready(self) -> None:
+        """One place is made in advance anyway."""
 
     def close(self) -> None:
         """Remove what is left; every environment was destroyed before."""
@@ -195,8 +207,3 @@ class LocalStarter:
         """Wait for the destructions under way."""
         others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         await asyncio.gather(*others, return_exceptions=True)
-
-
-def log_stream(version: str, environment: str) -> str:
-    """AWS's form: date, version in brackets, 32 hexadecimal digits."""
-    return f"{datetime.now(UTC):%Y/%m/%d}/[{version}]{environment}"

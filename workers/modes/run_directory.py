@@ -17,13 +17,18 @@ from typing import Final
 
 from workers.removal import remove
 
-PREFIX: Final = "everwarm-local-"
+PREFIX: Final = "everwarm-worker-"
 _NEW_PREFIX: Final = "everwarm-new-"
 _LOCK: Final = "lock"
 #: A worker has long locked and renamed what it made.
 _NEW_S: Final = 600.0
 
 log = logging.getLogger(__name__)
+
+
+def place(data: Path) -> Path:
+    """Where run directories are: root's on disk and passable for every user, which the data directory need not be."""
+    return Path("/var/tmp") if os.geteuid() == 0 else data / "run"  # noqa: S108 - mkdtemp makes the name, mode 0711
 
 
 class RunDirectory:

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,14 +13,18 @@ import (
 type startConfig struct {
 	Argv          []string          `json:"argv"`
 	Env           map[string]string `json:"env"`
+	Bootstraps    []string          `json:"bootstraps"`
 	Cwd           string            `json:"cwd"`
 	UID           *uint32           `json:"uid"`
 	GID           *uint32           `json:"gid"`
 	MemoryMB      int               `json:"memory_mb"`
 	MemoryCgroup  []string          `json:"memory_cgroup"`
+	Tmp           string            `json:"tmp"`
+	TmpMB         int64             `json:"tmp_mb"`
 	ResponseLimit int64             `json:"response_limit"`
 	RuntimeAPI    string            `json:"runtime_api"`
 	CheckPeerUID  bool              `json:"check_peer_uid"`
+	ProcessLimit  uint64            `json:"process_limit"`
 	Function      struct {
 		Name    string `json:"name"`
 		Version string `json:"version"`
@@ -35,7 +40,7 @@ func parseStart(payload []byte) (*startConfig, error) {
 	if err := json.Unmarshal(payload, cfg); err != nil {
 		return nil, protocolErrorf("START is not what it should be: %v", err)
 	}
-	if len(cfg.Argv) == 0 || cfg.Argv[0] == "" {
+	if len(cfg.Bootstraps) == 0 && (len(cfg.Argv) == 0 || cfg.Argv[0] == "") {
 		return nil, protocolErrorf("START without argv")
 	}
 	if cfg.ResponseLimit <= 0 {
@@ -61,8 +66,31 @@ func (c *startConfig) environment(address string) []string {
 	return list
 }
 
-// command resolves argv[0] by the runtime's own PATH, as a shell would.
-func (c *startConfig) command() []string {
+// command is what to execute: the first bootstrap that is there, before argv; or argv with its program resolved by the runtime's
+// own PATH, as a shell would. The error is in AWS's words.
+func (c *startConfig) command() ([]string, error) {
+	if len(c.Bootstraps) > 0 {
+		program, err := c.bootstrap()
+		return append([]string{program}, c.Argv...), err
+	}
+	return c.resolve(), nil
+}
+
+func (c *startConfig) bootstrap() (string, error) {
+	for _, path := range c.Bootstraps {
+		info, err := os.Stat(path)
+		if err != nil || !info.Mode().IsRegular() {
+			continue
+		}
+		if info.Mode()&0o111 == 0 {
+			return path, fmt.Errorf("fork/exec %s: permission denied", path)
+		}
+		return path, nil
+	}
+	return "", fmt.Errorf("Couldn't find valid bootstrap(s): [%s]", strings.Join(c.Bootstraps, " "))
+}
+
+func (c *startConfig) resolve() []string {
 	argv := append([]string(nil), c.Argv...)
 	if strings.Contains(argv[0], "/") {
 		return argv

@@ -19,6 +19,7 @@ const (
 	kindEvent       = 0x02
 	kindKill        = 0x03
 	kindAPIResponse = 0x04
+	kindPing        = 0x05
 	kindData        = 0x10
 	kindEnd         = 0x11
 	kindStarted     = 0x21
@@ -30,6 +31,7 @@ const (
 	kindExit        = 0x27
 	kindAPIRequest  = 0x28
 	kindCredit      = 0x29
+	kindPong        = 0x2a
 )
 
 // frame is one frame as read; the payload is valid until the next one is read.

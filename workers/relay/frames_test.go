@@ -20,7 +20,7 @@ func TestNumbersAreThoseOfThePage(t *testing.T) {
 		"START": kindStart, "EVENT": kindEvent, "KILL": kindKill, "API_RESPONSE": kindAPIResponse,
 		"DATA": kindData, "END": kindEnd, "STARTED": kindStarted, "NEXT": kindNext, "RESPONSE": kindResponse,
 		"ERROR": kindError, "INIT_ERROR": kindInitError, "LOG": kindLog, "EXIT": kindExit,
-		"API_REQUEST": kindAPIRequest, "CREDIT": kindCredit,
+		"API_REQUEST": kindAPIRequest, "CREDIT": kindCredit, "PING": kindPing, "PONG": kindPong,
 	}
 	rows := regexp.MustCompile(`(?m)^\| ([A-Z_]+) \| (0x[0-9a-f]{2}|\d+) \|`).FindAllStringSubmatch(string(page), -1)
 	if len(rows) != len(ours) {
@@ -133,7 +133,7 @@ func FuzzStart(f *testing.F) {
 			}
 			return
 		}
-		if len(cfg.command()) == 0 || len(cfg.environment("127.0.0.1:1")) == 0 {
+		if len(cfg.resolve()) == 0 && len(cfg.Bootstraps) == 0 || len(cfg.environment("127.0.0.1:1")) == 0 {
 			t.Fatal("no command or no environment")
 		}
 	})

@@ -20,6 +20,7 @@ type memoryGauge struct {
 	limitKB int // 0: nobody to enforce, or a cgroup does it
 	cgroups []string
 	over    func() // called once when the limit is passed
+	also    func() // looks at something else at the same times
 
 	peak   atomic.Int64
 	oom    atomic.Bool
@@ -55,6 +56,7 @@ func (m *memoryGauge) run() {
 		time.Sleep(memorySampleEvery)
 		for m.busy.Load() {
 			m.sample()
+			m.also()
 			time.Sleep(memorySampleEvery)
 		}
 	}

@@ -18,9 +18,8 @@ import (
 )
 
 const (
-	killLimit    = 10 * time.Second
-	lastWords    = 2 * time.Second // for what is under way to the worker once the runtime has ended
-	processLimit = 1024            // processes and threads of a uid of its own, as on AWS
+	killLimit = 10 * time.Second
+	lastWords = 2 * time.Second // for what is under way to the worker once the runtime has ended
 )
 
 // relay is one environment: the worker on stdin and stdout, the runtime on the Runtime API, and its process tree.
@@ -28,6 +27,7 @@ type relay struct {
 	out     *frameWriter
 	tree    *tree
 	memory  *memoryGauge
+	disk    *diskGauge
 	logs    *logPump
 	cfg     *startConfig
 	calls   *invocations
@@ -55,6 +55,8 @@ func (r *relay) start(payload []byte, privateTmp string) error {
 		r.tree.ownUID = uid
 	}
 	r.memory = &memoryGauge{tree: r.tree, cgroups: cfg.MemoryCgroup, over: r.kill, wake: make(chan struct{}, 1)}
+	r.disk = &diskGauge{dir: cfg.Tmp, limit: cfg.TmpMB << 20, over: r.kill}
+	r.memory.also = r.disk.sample
 	if len(cfg.MemoryCgroup) == 0 {
 		r.memory.limitKB = cfg.MemoryMB << 10
 	}
@@ -98,13 +100,18 @@ func (r *relay) spawn(address string) error {
 	sys := r.cfg.attributes()
 	joinLater, closeCgroup := r.joinCgroups(sys)
 	defer closeCgroup()
-	if r.tree.ownUID > 0 {
-		// The limit counts all processes of the uid, so only a uid of its own may have one.
-		_ = setLimit(rlimitNproc, processLimit)
+	if r.cfg.ProcessLimit > 0 {
+		_ = setLimit(rlimitNproc, r.cfg.ProcessLimit)
+	}
+	if err := makeTmp(r.cfg.Tmp); err != nil {
+		return err
 	}
 	r.logs = logs
 	r.spawned = time.Now()
-	argv := r.cfg.command()
+	argv, err := r.cfg.command()
+	if err != nil {
+		return err
+	}
 	err = r.tree.spawn(argv, &syscall.ProcAttr{
 		Dir: r.cfg.Cwd, Env: r.cfg.environment(address), Files: []uintptr{null.Fd(), uintptr(end), uintptr(end)}, Sys: sys,
 	})
@@ -129,8 +136,9 @@ func (r *relay) spawn(address string) error {
 func (r *relay) joinCgroups(sys *syscall.SysProcAttr) (later []string, done func()) {
 	done = func() {}
 	for _, dir := range r.cfg.MemoryCgroup {
-		if isMember(dir) {
-			continue // the runtime is born there
+		member, known := isMember(dir)
+		if member || !known {
+			continue // the runtime is born there, or it is a directory of the other version of cgroups
 		}
 		_, err := os.Stat(dir + "/cgroup.controllers")
 		group, openErr := os.Open(dir)
@@ -144,10 +152,13 @@ func (r *relay) joinCgroups(sys *syscall.SysProcAttr) (later []string, done func
 	return later, done
 }
 
-// isMember tells whether the relay itself was put into a cgroup.
-func isMember(dir string) bool {
-	text, _ := os.ReadFile(dir + "/cgroup.procs")
-	return slices.Contains(strings.Fields(string(text)), strconv.Itoa(os.Getpid()))
+// isMember tells whether the relay itself was put into a cgroup, and whether the directory is one.
+func isMember(dir string) (member, known bool) {
+	text, err := os.ReadFile(dir + "/cgroup.procs")
+	if err != nil {
+		return false, false
+	}
+	return slices.Contains(strings.Fields(string(text)), strconv.Itoa(os.Getpid())), true
 }
 
 // failStart reports a runtime that could not be started, and ends.
@@ -162,6 +173,7 @@ type exitReport struct {
 	Signal   *int   `json:"signal"`
 	InitOver bool   `json:"init_over"`
 	OOM      bool   `json:"oom"`
+	DiskFull bool   `json:"disk_full"`
 	MemoryKB int64  `json:"memory_kb"`
 	Error    string `json:"error"`
 }
@@ -181,6 +193,7 @@ func (r *relay) supervise() {
 	if status.Signaled() {
 		number := int(status.Signal())
 		report.Signal = &number
+		report.DiskFull = r.disk.full.Load()
 		report.OOM = r.memory.oom.Load() || (status.Signal() == syscall.SIGKILL && r.memory.cgroupKilled())
 	} else {
 		code := status.ExitStatus()
@@ -279,6 +292,9 @@ func (r *relay) handle(f frame) error {
 		return r.proxy.handle(f)
 	case kindKill:
 		r.kill()
+		return nil
+	case kindPing:
+		r.out.send(kindPong, 0, nil)
 		return nil
 	}
 	return protocolErrorf("a frame of type 0x%02x", f.kind)

@@ -18,6 +18,7 @@ from typing import Final
 
 from workers.contract.messages import FunctionSpec
 from workers.contract.variables import RESERVED
+from workers.runtimes.variables import standard
 from workers.runtimes import interpreters
 from workers.runtimes.interpreters import CLIENTS, PACKAGES, Interpreter, unreadable
 
@@ -115,17 +116,9 @@ def environment(
         "LANG": "en_US.UTF-8",
         "TZ": ":UTC",
         "LD_LIBRARY_PATH": f"{task_root}:{task_root}/lib:/opt/lib",
-        "AWS_XRAY_CONTEXT_MISSING": "LOG_ERROR",
         **credentials,
+        **standard(spec, log_stream),
         "_HANDLER": spec.handler,
-        "AWS_DEFAULT_REGION": spec.region,
-        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(spec.memory_mb),
-        "AWS_LAMBDA_FUNCTION_NAME": spec.function,
-        "AWS_LAMBDA_FUNCTION_VERSION": spec.version,
-        "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
-        "AWS_LAMBDA_LOG_GROUP_NAME": spec.log_group or f"/aws/lambda/{spec.function}",
-        "AWS_LAMBDA_LOG_STREAM_NAME": log_stream,
-        "AWS_REGION": spec.region,
         "LAMBDA_TASK_ROOT": task_root,
         **started.environment,
     }

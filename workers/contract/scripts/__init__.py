@@ -9,6 +9,8 @@ from importlib.resources import files
 from typing import Final
 
 NAMES: Final = (
+    "accept",
+    "acquire",
     "append_log",
     "claim",
     "enqueue",
@@ -17,9 +19,11 @@ NAMES: Final = (
     "heartbeat",
     "hold",
     "lease",
+    "reclaim",
     "register",
     "rejoin",
     "release",
+    "remove",
     "renew",
     "retire",
     "supersede",

@@ -1,13 +1,21 @@
 -- release: hand a leased environment back, and stamp its last use.
 -- KEYS 1 environment   2 leases of its worker   3 idle of its worker   4 warm of its revision
 -- ARGV 1 environment   2 owner token   3 generation   4 life of the records, ms
--- Answers: idle | gone (swept, retired, or Redis was lost) | foreign (somebody else's lease: a late owner does no harm)
-local record = redis.call('HMGET', KEYS[1], 'owner', 'generation')
+-- Answers: idle | gone (retired, or Redis was lost) | older (Redis lost writes: the record is of an earlier lease)
+--      | foreign (a later lease: a late owner does no harm)
+local record = redis.call('HMGET', KEYS[1], 'owner', 'generation', 'state')
 if not record[2] then
   return 'gone'
 end
-if record[1] ~= ARGV[2] or record[2] ~= ARGV[3] then
+if tonumber(record[2]) < tonumber(ARGV[3]) then
+  return 'older'
+end
+if record[2] ~= ARGV[3] then
   return 'foreign'
+end
+if record[1] ~= ARGV[2] then
+  -- Idle with this generation: it was released, and the answer was lost with the connection.
+  return record[3] == 'idle' and 'idle' or 'foreign'
 end
 local now = redis.call('TIME')
 now = now[1] * 1000 + math.floor(now[2] / 1000)
