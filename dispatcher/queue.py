@@ -28,10 +28,15 @@ from workers.contract.broker import envelope, queue
 from workers.contract.messages import (
     INLINE_PAYLOAD_BYTES,
     VERSION,
+    FunctionSpec,
     Invocation,
     Outcome,
+    Prepare,
+    Prepared,
     VersionMismatch,
     decode_outcome,
+    decode_prepared,
+    encode,
     encode_batch,
 )
 
@@ -363,6 +368,36 @@ class Queue:
             ],
             [_member(call.invocation)],
         )
+
+    # Making functions ready
+
+    def workers_of(self, mode: str) -> list[str]:
+        """The living workers of a mode that take work."""
+        return [name for name, w in self._workers.items() if w["mode"] == mode and w.get("stopping") != "1"]
+
+    async def prepare(
+        self, spec: FunctionSpec, code_url: str, workers: Sequence[str], within_s: float
+    ) -> list[Prepared]:
+        """Have workers make a function ready; the answers of those that gave one and live. Raises Redis' errors."""
+        reply_to = keys.prepared(secrets.token_hex(16))
+        letter = b"prepare " + encode(Prepare(spec=spec, code_url=code_url, reply_to=reply_to))
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for worker in workers:
+                pipe.rpush(keys.mailbox(worker), letter)
+                pipe.pexpire(keys.mailbox(worker), keys.MAILBOX_MS)
+            await pipe.execute()
+        answers: list[Prepared] = []
+        pause_s = 0.005
+        give_up = time.monotonic() + within_s
+        while time.monotonic() < give_up and not {a.worker for a in answers} >= self._workers.keys() & set(workers):
+            # Asked again and again: waiting in Redis would keep one of the connections that calls need.
+            found = await _result(self._redis.lpop(reply_to))
+            if found is not None:
+                answers.append(decode_prepared(found))
+            else:
+                await asyncio.sleep(pause_s)
+                pause_s = min(1.5 * pause_s, _TICK_S)
+        return answers
 
     async def supersede(self, function: str, version: str, revision: str) -> None:
         """Have idle environments retired whose revision is not this one. ``function``: ``account:region:name``.

@@ -20,10 +20,12 @@ from dispatcher.code import CodeStore, Collector
 from dispatcher.logs import Logs
 from dispatcher.operations import Services
 from dispatcher.pages import Pages
+from dispatcher.preparing import Preparing
 from dispatcher.queue import Queue
 from dispatcher.settings import DispatcherSettings
+from workers.contract.messages import Mode
 
-DEFAULT_MODE: Final = "local"
+DEFAULT_MODE: Final[Mode] = "local"
 #: Workers that stop at the same time say by then which calls they interrupted.
 _INTERRUPTED_S: Final = 0.5
 
@@ -68,19 +70,25 @@ class _Server(uvicorn.Server):
 @contextlib.asynccontextmanager
 async def _parts(settings: DispatcherSettings) -> AsyncIterator[tuple[Services, Logs, bytes]]:
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    catalog = await Catalog.open(settings.database_url or f"sqlite:///{settings.data_dir / 'everwarm.db'}")
+    default_mode = settings.executor or DEFAULT_MODE
+    loop = asyncio.get_running_loop()
+    code_made: asyncio.Future[CodeStore] = loop.create_future()
+    queue_made: asyncio.Future[Queue] = loop.create_future()
+    url = settings.database_url or f"sqlite:///{settings.data_dir / 'everwarm.db'}"
+    catalog = await Catalog.open(url, Preparing(code_made, queue_made, default_mode))
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(catalog.close)
         secret = hmac.new(catalog.signing_secret, b"functions", hashlib.sha256).hexdigest().encode()
         code = CodeStore.from_settings(settings, catalog.signing_secret)
         queue = Queue(settings.redis_url, queue_wait_s=settings.sync_queue_wait_s, function_secret=secret)
         await queue.start()
+        code_made.set_result(code)
+        queue_made.set_result(queue)
         stack.push_async_callback(queue.close)
         collector = asyncio.create_task(Collector(code, lambda: catalog.read(functions.code_in_use)).run(), name="zips")
         stack.push_async_callback(cancel, collector)
         logs = Logs(settings.redis_url, settings.data_dir / "logs", settings.logs_max_bytes)
         logs.start()
         stack.push_async_callback(logs.close)
-        default_mode = settings.executor or DEFAULT_MODE
         services = Services(catalog, code, queue, Admission(catalog, settings), settings, default_mode)
         yield services, logs, secret

@@ -154,6 +154,14 @@ class DispatcherSettings(Shared, frozen=True, kw_only=True):
     logs_max_bytes: Annotated[
         int, Setting("EVERWARM_LOGS_MAX", size, "disk space for the functions' logs, all together", "bytes")
     ] = 1 << 30
+    image_worker: Annotated[
+        bool,
+        Setting(
+            "EVERWARM_IMAGE_WORKER",
+            boolean,
+            "mode local: `everwarm up` also starts a worker for container images where a container engine answers",
+        ),
+    ] = True
     metrics_token: Annotated[
         str, Setting("EVERWARM_METRICS_TOKEN", text, "bearer token that /_everwarm/metrics asks for", secret=True)
     ] = ""

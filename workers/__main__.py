@@ -1,5 +1,6 @@
 """``python -m workers``: one worker, told everything by its environment variables."""
 
+import logging
 import os
 import resource
 import sys
@@ -24,8 +25,14 @@ def main() -> int:
     _allow_open_files()
     # What follows imports Celery, which a wrong setting need not wait for.
     from workers.app import Worker  # noqa: PLC0415
+    from workers.containers import EngineUnavailable  # noqa: PLC0415
 
-    return Worker(settings).run()
+    try:
+        worker = Worker(settings)
+    except EngineUnavailable as error:
+        logging.getLogger(__name__).critical("mode %s needs a container engine: %s", settings.mode, error)
+        return 1
+    return worker.run()
 
 
 def _allow_open_files() -> None:

@@ -25,10 +25,19 @@ from msgspec import DecodeError
 
 from workers.api import FunctionApi
 from workers.claims import Claims
+from workers.contract import keys
 from workers.contract.broker import create_celery, envelope, queue
-from workers.contract.messages import Batch, VersionMismatch, decode_batch
+from workers.contract.messages import (
+    Batch,
+    Prepare,
+    Prepared,
+    VersionMismatch,
+    decode_batch,
+    decode_prepare,
+    encode,
+)
 from workers.environment import Environment
-from workers.environments import Environments
+from workers.environments import Environments, StartError
 from workers.executor import Executor
 from workers.hot_reload import HotReload
 from workers.journal import Shipper
@@ -62,7 +71,9 @@ class Worker:
         self._shipper.start()
         threads = max(_FUNCTION_API_THREADS, 2 * settings.concurrency)
         self._api = FunctionApi(settings.endpoint, self._store, self._loop, threads)
-        self._starter, directory = starting.create(settings, self._loop, self._store, self._shipper, self._api.forward)
+        self._starter, directory = starting.create(
+            settings, self._loop, self._store, self._shipper, self._api.forward, _die
+        )
         self._hot_reload = HotReload(directory)
         self._claims = claims = Claims(self._store, settings.name)
         running = Running()
@@ -84,7 +95,9 @@ class Worker:
             response_limit=settings.max_payload_bytes,
         )
         self._moved = ThreadPoolExecutor(settings.concurrency, "moved")
-        self._mailbox = Mailbox(self._store, settings.name, {"move": self._take_moved}, _die)
+        self._mailbox = Mailbox(
+            self._store, settings.name, {"move": self._take_moved, "prepare": self._take_prepare}, _die
+        )
         self._upkeep = Upkeep(settings, self._store, self._environments, claims, running, _die)
         self._drain: threading.Timer | None = None
 
@@ -102,7 +115,7 @@ class Worker:
     def _on_ready(self, **_: Any) -> None:
         self._mailbox.start()
         self._upkeep.start()
-        self._starter.ready()
+        self._starter.ready(self._environments.knows)
         log.info(
             "worker ready",
             extra={"worker": self._settings.name, "mode": self._settings.mode, "slots": self._settings.concurrency},
@@ -129,6 +142,28 @@ class Worker:
             self._executor.run_moved(batch, environment)
         except Exception:
             log.exception("a moved batch failed")
+
+    def _take_prepare(self, body: bytes) -> None:
+        """The dispatcher wants a function made ready; pulling an image takes its time, so it is nobody's slot."""
+        try:
+            request = decode_prepare(body)
+        except (VersionMismatch, DecodeError) as error:
+            raise Unreadable(str(error)) from error
+        threading.Thread(target=self._prepare, args=(request,), name="prepare", daemon=True).start()
+
+    def _prepare(self, request: Prepare) -> None:
+        name = self._settings.name
+        try:
+            answer = Prepared(worker=name, image_id=self._starter.prepare(request.spec, request.code_url))
+        except StartError as error:
+            answer = Prepared(worker=name, code=error.state_code, reason=str(error))
+        except Exception:
+            log.exception("a function could not be made ready", extra={"function": request.spec.function})
+            answer = Prepared(worker=name, code="InternalError", reason="An internal error occurred.")
+        with suppress(*Unavailable), self._store.client.pipeline() as pipe:
+            pipe.rpush(request.reply_to, encode(answer))
+            pipe.pexpire(request.reply_to, keys.PREPARED_MS)
+            pipe.execute()
 
     def _publish_back(self) -> None:
         """Letters that came while this worker stopped: somebody else takes their batches."""

@@ -269,7 +269,13 @@ class Engine:
     def add_layer(self, base: str, archive: Any, name: str, labels: Mapping[str, str]) -> None:
         """Make image ``name`` of ``base`` and one more layer: the files of a tar archive (bytes or a file)."""
         repository, tag = parse_repository_tag(name)
-        config = {"Image": base, "Entrypoint": ["/"], "Cmd": [], "HostConfig": {"NetworkMode": "none"}}
+        found = self.image(base)
+        if found is None:
+            raise NoSuch(f"there is no image {base}")
+        config: dict[str, Any] = {"Image": base, "HostConfig": {"NetworkMode": "none"}}
+        if not (found.entrypoint or found.command):
+            # It never runs, but an engine makes no container without a command. The new image gets it too.
+            config["Cmd"] = ["/"]
         with _mapped():
             made = self._api.create_container_from_config({**config, "Labels": dict(labels)})["Id"]
             try:

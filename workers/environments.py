@@ -40,6 +40,9 @@ class Starter(Protocol):
     hand_back_s: float
     """How long an environment takes from its answer to being idle, at most as a rule; less than a start takes."""
 
+    def prepare(self, spec: FunctionSpec, code_url: str) -> str:
+        """Have ready what a start would wait for; answers the id of the function's image, if any. Raises ``StartError``."""
+
     def start(self, environment: Environment, code_url: str) -> None:
         """Make the process or container and send START; do not wait for the runtime. Raises ``StartError``."""
 
@@ -54,11 +57,15 @@ class Starter(Protocol):
 
 
 class StartError(Exception):
-    """The environment could not be made. ``code`` is AWS's exception for it; the text is for the caller."""
+    """The environment could not be made. ``code`` is AWS's exception for it; the text is for the caller.
 
-    def __init__(self, message: str, code: str = "ServiceException") -> None:
+    ``state_code`` is AWS's StateReasonCode, when that comes out as a function is made ready.
+    """
+
+    def __init__(self, message: str, code: str = "ServiceException", state_code: str = "InternalError") -> None:
         super().__init__(message)
         self.code: Final = code
+        self.state_code: Final = state_code
 
 
 class FunctionFault(StartError):

@@ -256,7 +256,7 @@ class Executor:
         duration_ms: float,
     ) -> Outcome:
         spec = environment.spec
-        found: Ending = ending(answer, invocation.request_id, self._response_limit)
+        found: Ending = ending(answer, invocation.request_id, self._response_limit, spec.ephemeral_mb)
         timed_out = isinstance(answer, TimedOut)
         if timed_out:
             duration_ms = spec.timeout_s * 1000.0

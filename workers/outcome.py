@@ -53,8 +53,10 @@ class Ending:
     log_lines: str = ""
 
 
-def ending(answer: Answer | InitFailed | TimedOut, request_id: str, response_limit: int) -> Ending:
-    """What an answer of the relay means for the caller."""
+def ending(
+    answer: Answer | InitFailed | TimedOut, request_id: str, response_limit: int, ephemeral_mb: int
+) -> Ending:
+    """What an answer of the relay means for the caller; ``ephemeral_mb`` is what the function may have in /tmp."""
     if isinstance(answer, Response):
         return _response_ending(answer, request_id, response_limit)
     if isinstance(answer, TimedOut):
@@ -65,7 +67,7 @@ def ending(answer: Answer | InitFailed | TimedOut, request_id: str, response_lim
         )
     if isinstance(answer, Exited):
         error_type = "Runtime.InvalidEntrypoint" if answer.error else "Runtime.ExitError"
-        message = f"RequestId: {request_id} Error: {exit_reason(answer)}"
+        message = f"RequestId: {request_id} Error: {exit_reason(answer, ephemeral_mb)}"
         return failure(error_type, message, f"{message}\n{error_type}\n")
     if isinstance(answer, FunctionError) and answer.too_large:
         return _too_large(response_limit)
@@ -94,10 +96,12 @@ def failure(error_type: str, message: str, log_lines: str = "") -> Ending:
     return Ending(success=False, body=body.encode(), error_type=error_type, log_lines=log_lines)
 
 
-def exit_reason(end: Exited) -> str:
-    """Why the runtime is gone, in AWS's words."""
+def exit_reason(end: Exited, ephemeral_mb: int) -> str:
+    """Why the runtime is gone, in AWS's words where AWS has any."""
     if end.error:
         return end.error
+    if end.disk_full:
+        return f"No space left on device: /tmp holds more than {ephemeral_mb} MB (EphemeralStorage)"
     if end.signal is not None:
         return f"Runtime exited with error: signal: {signal_words(end.signal)}"
     if end.exit_code:

@@ -22,7 +22,7 @@ from sqlalchemy.exc import IntegrityError
 
 from dispatcher.catalog import functions
 from dispatcher.catalog.database import CatalogBusy, Database
-from dispatcher.catalog.functions import Failure
+from dispatcher.catalog.functions import Failure, Ready
 from dispatcher.catalog.migrations import SchemaTooNew
 from dispatcher.catalog.resolving import SHARED_TTL_S, Cache, Target, resolve
 from dispatcher.catalog.rows import FunctionKey, Version
@@ -32,8 +32,8 @@ from dispatcher.wire.errors import AwsError
 T = TypeVar("T")
 P = ParamSpec("P")
 
-#: Makes a version ready to run (checks, image pulls); None when it is, else why not.
-Prepare = Callable[[Version], Awaitable[Failure | None]]
+#: Makes a version ready to run (checks, image pulls).
+Prepare = Callable[[Target], Awaitable[Ready | Failure]]
 
 _log: Final = logging.getLogger(__name__)
 _SIGNING_SECRET: Final = "signing_secret"
@@ -41,11 +41,9 @@ _SIGNING_SECRET: Final = "signing_secret"
 _RETRY_S: Final = 10.0
 
 
-async def _prepare(version: Version) -> Failure | None:
-    """Mode local needs nothing: a zip was checked before it was accepted. It can't run images."""
-    if version.code.image_uri:
-        return Failure("InvalidConfiguration", "Container images need a docker mode, which this server does not have.")
-    return None
+async def _prepare(_target: Target) -> Ready | Failure:
+    """Where nothing is to be prepared."""
+    return Ready()
 
 
 class Catalog:
@@ -166,8 +164,12 @@ class Catalog:
         if before is not None:
             await asyncio.wait([before])
         for version in await self.read(functions.pending_versions, key):
-            failure = await self._prepare(version)
-            await self.write(functions.finish, key, version, failure)
+            try:
+                target = await self.resolve(key.account, key.region, key.name, version.name)
+            except AwsError:
+                continue  # It was deleted meanwhile.
+            end = await self._prepare(target)
+            await self.write(functions.finish, key, version, end)
 
 
 def _signing_secret(connection: Connection) -> str:
@@ -190,6 +192,7 @@ __all__ = [
     "Failure",
     "FunctionKey",
     "Prepare",
+    "Ready",
     "SchemaTooNew",
     "Target",
     "Version",

@@ -67,6 +67,13 @@ class Failure:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """It can be called. ``image_id`` is what its image is to the container engine, when there is one."""
+
+    image_id: str = ""
+
+
 def check_revision(given: str | None, current: str) -> None:
     """``PreconditionFailedException`` unless the RevisionId is left out or current."""
     if given and given != current:
@@ -402,14 +409,19 @@ def pending_versions(connection: Connection, key: FunctionKey) -> list[Version]:
     return [version_from(row, key) for row in rows]
 
 
-def finish(connection: Connection, key: FunctionKey, version: Version, failure: Failure | None) -> bool:
+def finish(connection: Connection, key: FunctionKey, version: Version, end: Ready | Failure) -> bool:
     """End Pending or InProgress; False when another dispatcher did, or ``version`` changed or went since it was read."""
+    failure = end if isinstance(end, Failure) else None
     columns: dict[str, Any] = {"update_status": "Failed" if failure else "Successful"}
     reason = (failure.code, failure.reason) if failure else (None, None)
     columns["update_reason_code"], columns["update_reason"] = reason
     if version.state == "Pending":
         columns["state"] = "Failed" if failure else "Active"
         columns["state_reason_code"], columns["state_reason"] = reason
+    if isinstance(end, Ready) and version.code.image_uri and end.image_id:
+        # An image built anew under its name is other code.
+        columns["code_sha256"] = end.image_id.removeprefix("sha256:")
+        columns["fingerprint"] = hashlib.sha256(f"{version.fingerprint}\n{end.image_id}".encode()).hexdigest()
     function = find_function(connection, key)
     if function is None or function.id != version.function_id:
         return False

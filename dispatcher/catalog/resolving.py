@@ -141,6 +141,7 @@ def spec_of(version: Version) -> FunctionSpec:
     """The snapshot that a worker gets; ``revision`` is the hash over all the rest."""
     config = version.config
     variables: dict[str, str] = config.get("Environment", {}).get("Variables", {})
+    image_config = config.get("ImageConfig") or {}
     zipped = not (version.code.hot_reload_path or version.code.image_uri)
     spec = FunctionSpec(
         account=version.key.account,
@@ -157,6 +158,11 @@ def spec_of(version: Version) -> FunctionSpec:
         hot_reload_path=version.code.hot_reload_path,
         architecture=config["Architectures"][0],
         package_type=config["PackageType"],
+        image_uri=version.code.image_uri,
+        image_id=f"sha256:{version.code.sha256}" if version.code.image_uri else "",
+        entry_point=tuple(image_config.get("EntryPoint") or ()),
+        command=tuple(image_config.get("Command") or ()),
+        working_directory=image_config.get("WorkingDirectory") or "",
         log_group=config["LoggingConfig"]["LogGroup"],
         revision="",
     )

@@ -68,6 +68,8 @@ def run(environ: Mapping[str, str]) -> int:
     own = {
         name: value for name, value in environ.items() if name in _KEPT or not name.startswith(("EVERWARM_", "LAMBDA_"))
     }
+    # Mode local, whatever else this machine could do: it needs no images. One server, no worker beside it.
+    own |= {"LAMBDA_EXECUTOR": "local", "EVERWARM_IMAGE_WORKER": "0"}
     console = terminal()
     samples, missing = _samples(ask_worker("workers.doctor", own)["runtimes"])
     for line in missing:

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 from workers.contract.messages import Mode
 from workers.contract.settings import SettingError, Shared
 
-#: The modes this version has.
-AVAILABLE: Final[tuple[Mode, ...]] = ("local",)
+#: Where a daemon's socket is, by which a process in a container reaches it too.
+SOCKET: Final = "/var/run/docker.sock"
 _ANSWER_S: Final = 2.0
 
 
@@ -23,16 +23,27 @@ class Choice(NamedTuple):
 
 
 def choose(settings: Shared, daemon: str | None) -> Choice:
-    """``LAMBDA_EXECUTOR``, else docker where a daemon answers, else local. ``daemon`` is what :func:`find_docker` found."""
+    """``LAMBDA_EXECUTOR``, else docker where a daemon answers, else local; never another mode than the one asked for.
+
+    ``daemon`` is what :func:`find_docker` found. Raises ``SettingError``.
+    """
     if settings.executor is not None:
-        if settings.executor not in AVAILABLE:
-            raise SettingError("LAMBDA_EXECUTOR", settings.executor, "this version has mode local only")
+        if settings.executor != "local":
+            require_docker("LAMBDA_EXECUTOR", settings.executor, daemon)
         return Choice(settings.executor, f"LAMBDA_EXECUTOR={settings.executor}")
-    if "docker" not in AVAILABLE:
-        return Choice("local", "this version has no other mode yet")
     if daemon:
         return Choice("docker", f"a Docker daemon answers at {daemon}")
     return Choice("local", "no Docker daemon answers")
+
+
+def require_docker(variable: str, mode: str, daemon: str | None) -> None:
+    """Raises ``SettingError`` where a docker mode was asked for and no daemon answers."""
+    if daemon is None:
+        why = (
+            f"no Docker daemon answers; start one or set DOCKER_HOST, and in a container mount {SOCKET} "
+            f"(docker run -v {SOCKET}:{SOCKET} …)"
+        )
+        raise SettingError(variable, mode, why)
 
 
 def find_docker(environ: Mapping[str, str]) -> str | None:
@@ -43,7 +54,7 @@ def find_docker(environ: Mapping[str, str]) -> str | None:
         [given]
         if given
         else [
-            "unix:///var/run/docker.sock",
+            f"unix://{SOCKET}",
             f"unix://{runtime}/docker.sock",
             f"unix://{runtime}/podman/podman.sock",
             "unix:///run/podman/podman.sock",

@@ -10,6 +10,7 @@ from typing import Any, Final, NoReturn
 
 from dispatcher import settings as dispatcher_settings
 from dispatcher.cli import redis
+from dispatcher.cli.mode import find_docker, require_docker
 from dispatcher.settings import DispatcherSettings
 from workers.contract import log
 from workers.contract import settings as shared
@@ -68,6 +69,11 @@ def run_worker(environ: Mapping[str, str]) -> NoReturn:
     settings = shared.read(shared.Shared, environ)
     log.configure("worker", settings.log, debug=settings.debug)
     _require_redis(settings)
+    mode = environ.get("EVERWARM_MODE") or "local"
+    if mode != "local":
+        daemon = find_docker(environ)
+        require_docker("EVERWARM_MODE", mode, daemon)
+        environ = {**environ, "DOCKER_HOST": str(daemon)}
     for line in (*shared.warnings(environ), *redis.check(settings.redis_url)):
         logger.warning(line)
     os.execve(sys.executable, [*PYTHON, "-m", "workers"], dict(environ))

@@ -25,7 +25,7 @@ import msgspec
 from dispatcher import settings as dispatcher_settings
 from dispatcher.cli import redis
 from dispatcher.cli.client import Server
-from dispatcher.cli.mode import AVAILABLE, Choice, choose, find_docker
+from dispatcher.cli.mode import Choice, choose, find_docker
 from dispatcher.cli.part import INVALID_SETTING, PYTHON, check_worker
 from dispatcher.cli.process import spawn
 from dispatcher.settings import DispatcherSettings
@@ -99,14 +99,17 @@ def run(environ: Mapping[str, str], workers: int) -> int:
     """Run until a signal; the exit status. Raises ``SettingError``, ``RedisError``, :class:`UpError`."""
     settings = dispatcher_settings.read(environ)
     check_worker(environ)
-    choice = choose(settings, find_docker(environ) if "docker" in AVAILABLE else None)
+    daemon = find_docker(environ)
+    choice = choose(settings, daemon)
     log.configure("up", settings.log, debug=settings.debug)
     for line in shared.warnings(environ):
         logger.warning(line)
     with _locked(settings.data_dir):
         _require_free_port(settings)
         click.echo(_start_line(settings, choice))
-        return Supervisor(environ, settings, choice, workers).run()
+        if daemon:
+            environ = {**environ, "DOCKER_HOST": daemon}
+        return Supervisor(environ, settings, choice, workers, images=bool(daemon)).run()
 
 
 def _start_line(settings: DispatcherSettings, choice: Choice) -> str:
@@ -159,7 +162,16 @@ def _require_free_port(settings: DispatcherSettings) -> None:
 class Supervisor:
     """Starts the parts, keeps them running, stops them."""
 
-    def __init__(self, environ: Mapping[str, str], settings: DispatcherSettings, choice: Choice, workers: int) -> None:
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        settings: DispatcherSettings,
+        choice: Choice,
+        workers: int,
+        *,
+        images: bool = False,
+    ) -> None:
+        """``images``: a container engine answers, so that container images can run beside mode local."""
         self._here = msgspec.structs.replace(settings, advertise_url="").endpoint
         self._server = Server(self._here, settings.credentials[0] if settings.credentials else None)
         self._ready = False
@@ -177,13 +189,17 @@ class Supervisor:
         self._redis = self._embedded_redis(settings)
         self._parts = [
             Part("dispatcher", lambda: spawn([*PYTHON, "-m", "dispatcher.cli", "dispatcher"], self._environ)),
-            *(Part(f"worker {number}", partial(self._start_worker, number)) for number in range(1, workers + 1)),
+            *(Part(f"worker {number}", partial(self._start_worker, str(number))) for number in range(1, workers + 1)),
         ]
+        if images and choice.mode == "local" and settings.image_worker:
+            self._parts.append(
+                Part("worker for container images", partial(self._start_worker, "images", EVERWARM_MODE="docker-reuse"))
+            )
 
-    def _start_worker(self, number: int) -> "subprocess.Popen[bytes]":
+    def _start_worker(self, suffix: str, **settings: str) -> "subprocess.Popen[bytes]":
         given = self._environ.get("EVERWARM_WORKER_NAME")
-        name = {"EVERWARM_WORKER_NAME": f"{given}-{number}"} if given else {}
-        return spawn([*PYTHON, "-m", "workers"], {**self._environ, **name})
+        name = {"EVERWARM_WORKER_NAME": f"{given}-{suffix}"} if given else {}
+        return spawn([*PYTHON, "-m", "workers"], {**self._environ, **name, **settings})
 
     def _embedded_redis(self, settings: DispatcherSettings) -> Part | None:
         if settings.redis_url:

@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from workers.contract.messages import Mode
+
 if TYPE_CHECKING:
     from dispatcher.admission import Admission
     from dispatcher.catalog import Catalog
@@ -28,7 +30,7 @@ class Services:
     queue: "Queue"
     admission: "Admission"
     settings: "DispatcherSettings"
-    default_mode: str = "local"
+    default_mode: Mode = "local"
     """Where functions run that have no tag ``everwarm:mode``."""
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 from dispatcher.catalog.resolving import Target
 from dispatcher.operations import Call, operation
 from dispatcher.operations.naming import qualified
+from dispatcher.preparing import mode_of
 from dispatcher.wire.errors import AwsError
 from dispatcher.wire.parse import check_json
 from workers.contract.messages import Invocation, Outcome
@@ -36,12 +37,13 @@ async def invoke(call: Call, request: dict[str, Any]) -> dict[str, Any]:
         raise AwsError(
             "ResourceConflictException",
             "The operation cannot be performed at this time. "
-            f"The function is currently in the following state: {target.state}",
+            f"The function is currently in the following state: {target.state}"
+            + (f". {target.state_reason}" if target.state == "Failed" else ""),
         )
     outcome = await services.queue.call(
         target,
         await services.admission.slot(target),
-        target.mode or services.default_mode,
+        mode_of(target, services.default_mode, services.queue.modes),
         Invocation(
             request_id=call.request_id,
             lane="sync",

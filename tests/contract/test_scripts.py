@@ -477,6 +477,12 @@ def test_one_of_many_gets_the_lease(here: Here) -> None:
     assert sorted(answers) == ["2"] + ["busy"] * 15
 
 
+def test_a_generation_never_comes_again(here: Here) -> None:
+    register(here, "idle", "", 5)
+    assert lease(here, "o", 3) == "6", "the worker did not hear of the fifth"
+    assert register(here, "leased", "o", 4) == "7"
+
+
 def test_scripts_that_run_twice_answer_the_same(here: Here) -> None:
     """The answer was lost with a connection, and the script is run again."""
     register(here, "idle", "", 1)

@@ -14,7 +14,7 @@ from tests.services.processes import free_port
 def test_help_names_every_command() -> None:
     done = everwarm("--help")
     assert done.status == 0
-    for command in ("up", "dispatcher", "worker", "ps", "logs", "doctor", "demo"):
+    for command in ("up", "dispatcher", "worker", "ps", "logs", "doctor", "demo", "images"):
         assert f"  {command}" in done.out
 
 
@@ -26,7 +26,16 @@ def test_help_names_every_command() -> None:
             {},
             "everwarm: LAMBDA_EXECUTOR=docekr: must be one of local, docker, docker-reuse",
         ),
-        (("up", "--mode", "docker"), {}, "everwarm: LAMBDA_EXECUTOR=docker: this version has mode local only"),
+        (
+            ("up", "--mode", "docker"),
+            {"DOCKER_HOST": "unix:///nowhere"},
+            "everwarm: LAMBDA_EXECUTOR=docker: no Docker daemon answers",
+        ),
+        (
+            ("worker", "--mode", "docker-reuse"),
+            {"DOCKER_HOST": "unix:///nowhere", "EVERWARM_REDIS_URL": "redis://:x@127.0.0.1:1/0"},
+            "everwarm: EVERWARM_MODE=docker-reuse: no Docker daemon answers",
+        ),
         (("up",), {"LAMBDA_KEEPALIVE_MS": "10s"}, "everwarm: LAMBDA_KEEPALIVE_MS=10s: must be a whole number"),
         (("up", "--host", "0.0.0.0"), {}, "everwarm: EVERWARM_HOST=0.0.0.0: other machines could run code here"),
         (("dispatcher",), {}, "everwarm: EVERWARM_REDIS_URL=: must be set"),
@@ -88,14 +97,14 @@ def test_doctor_prints_one_json_document(tmp_path: Path) -> None:
         "EVERWARM_DATA": str(tmp_path),
         "EVERWARM_PORT": str(free_port()),
         "EVERWARM_CREDENTIALS": "key:planted:000000000001",
-        "LAMBDA_DOCKER_DNS": "10.0.0.1",
+        "LAMBDA_JAVA_OPTS": "-Xmx1g",
     }
     done = everwarm("doctor", "--json", environ=environ)
     assert (done.status, done.err) == (0, "")
     report = json.loads(done.out)
     states = {check["name"]: check["state"] for check in report["checks"]}
     assert states["redis"] == states["mode"] == states["relay"] == states["port"] == "ok"
-    assert [check["name"] for check in report["checks"] if "LAMBDA_DOCKER_DNS" in check["text"]] == ["settings"]
+    assert [check["name"] for check in report["checks"] if "LAMBDA_JAVA_OPTS" in check["text"]] == ["settings"]
     sources = {row["variable"]: row["source"] for row in report["settings"]}
     assert sources["EVERWARM_DATA"] == "environment"
     assert sources["LAMBDA_KEEPALIVE_MS"] == "default"

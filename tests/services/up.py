@@ -19,6 +19,10 @@ from tests.services.processes import Process, free_port, tree, wait_until_gone
 from tests.services.waiting import wait_until
 
 
+#: Mode local alone, also where a container engine answers.
+_LOCAL = {"LAMBDA_EXECUTOR": "local", "EVERWARM_IMAGE_WORKER": "0"}
+
+
 class Up:
     """A running ``everwarm up`` with a data directory and a port of its own."""
 
@@ -30,7 +34,7 @@ class Up:
         argv = [*COMMAND, "up", "--port", str(self.port), "--data", str(self.data / "data"), *arguments]
         with self._log.open("wb") as output:
             self.process: subprocess.Popen[bytes] = spawn(
-                argv, clean_environ({"EVERWARM_LOG": "text", **(environ or {})}), output=output
+                argv, clean_environ({**_LOCAL, "EVERWARM_LOG": "text", **(environ or {})}), output=output
             )
         self._seen: set[Process] = set()
 

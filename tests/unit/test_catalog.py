@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from sqlalchemy import Connection, create_engine, text
 
-from dispatcher.catalog import Catalog, CatalogBusy, Failure, SchemaTooNew, functions, lookups
+from dispatcher.catalog import Catalog, CatalogBusy, Failure, Ready, SchemaTooNew, Target, functions, lookups
 from dispatcher.catalog.functions import Draft
 from dispatcher.catalog.migrations import VERSION, migrate
 from dispatcher.catalog.resolving import Cache, Resolution, revision_of
@@ -225,12 +225,12 @@ def test_an_error_while_a_function_becomes_ready_is_not_the_end(
     tries: list[str] = []
     ready = asyncio.Event()
 
-    async def prepare(version: Version) -> Failure | None:
-        tries.append(version.name)
+    async def prepare(target: Target) -> Ready | Failure:
+        tries.append(target.executed_version)
         if len(tries) < 3:
             raise AwsError("ServiceException", "not now", status=503)
         ready.set()
-        return None
+        return Ready()
 
     async def work(catalog: Catalog) -> None:
         await catalog.write(functions.create, KEY, draft())
@@ -245,11 +245,11 @@ def test_an_error_while_a_function_becomes_ready_is_not_the_end(
 def test_while_a_function_is_not_ready_changes_are_refused(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'everwarm.db'}"
     gate = asyncio.Event()
-    failure: list[Failure | None] = [None]
+    end: list[Ready | Failure] = [Ready()]
 
-    async def prepare(_version: Version) -> Failure | None:
+    async def prepare(_target: Target) -> Ready | Failure:
         await gate.wait()
-        return failure[0]
+        return end[0]
 
     async def refused(work: Awaitable[object]) -> str:
         with pytest.raises(AwsError) as caught:
@@ -280,7 +280,7 @@ def test_while_a_function_is_not_ready_changes_are_refused(tmp_path: Path) -> No
         assert await refused(change()) == (
             f"The operation cannot be performed at this time. An update is in progress for resource: {KEY.arn()}"
         )
-        failure[0] = Failure("InvalidImage", "because")
+        end[0] = Failure("InvalidImage", "because")
         gate.set()
         await task
         _, latest = await catalog.read(lookups.get_qualified, KEY, None)
@@ -291,7 +291,7 @@ def test_while_a_function_is_not_ready_changes_are_refused(tmp_path: Path) -> No
 
 
 def test_closing_cancels_what_is_under_way(tmp_path: Path) -> None:
-    async def prepare(_version: Version) -> Failure | None:
+    async def prepare(_target: Target) -> Ready | Failure:
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -383,7 +383,13 @@ def test_revision_covers_the_whole_spec(tmp_path: Path) -> None:
         for field in spec.__struct_fields__:
             if field != "revision":
                 value = getattr(spec, field)
-                other: Any = {"x": "y"} if isinstance(value, dict) else value + value + type(value)(1)
+                other: Any = (
+                    {"x": "y"}
+                    if isinstance(value, dict)
+                    else (*value, "x")
+                    if isinstance(value, tuple)
+                    else value + value + type(value)(1)
+                )
                 assert revision_of(msgspec.structs.replace(spec, **{field: other})) != spec.revision, field
 
     using(f"sqlite:///{tmp_path / 'everwarm.db'}", work)

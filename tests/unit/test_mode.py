@@ -52,14 +52,12 @@ def test_nobody_answers(address: str) -> None:
 
 
 def test_choice_and_reason() -> None:
-    assert mode.choose(Shared(executor="local"), None) == ("local", "LAMBDA_EXECUTOR=local")
-    assert mode.choose(Shared(), "unix:///var/run/docker.sock").mode == "local"
-    with pytest.raises(SettingError, match="LAMBDA_EXECUTOR=docker-reuse: this version has mode local only"):
-        mode.choose(Shared(executor="docker-reuse"), None)
-
-
-def test_choice_where_docker_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mode, "AVAILABLE", ("local", "docker", "docker-reuse"))
+    assert mode.choose(Shared(executor="local"), "unix:///s") == ("local", "LAMBDA_EXECUTOR=local")
     assert mode.choose(Shared(), "unix:///s") == ("docker", "a Docker daemon answers at unix:///s")
     assert mode.choose(Shared(), None) == ("local", "no Docker daemon answers")
-    assert mode.choose(Shared(executor="docker-reuse"), None).mode == "docker-reuse"
+    assert mode.choose(Shared(executor="docker-reuse"), "unix:///s").mode == "docker-reuse"
+
+
+def test_docker_without_a_daemon_names_the_mount() -> None:
+    with pytest.raises(SettingError, match=r"LAMBDA_EXECUTOR=docker: no Docker daemon .*mount /var/run/docker\.sock"):
+        mode.choose(Shared(executor="docker"), None)

@@ -66,34 +66,36 @@ def exited(**changes: object) -> Exited:
     ],
 )
 def test_lambda_words_what_the_function_could_not(answer: Answer | TimedOut, body: str) -> None:
-    found = ending(answer, ID, LIMIT)
+    found = ending(answer, ID, LIMIT, 512)
     assert not found.success
     assert found.body.decode() == body
     assert found.error_type == json.loads(body)["errorType"]
 
 
 def test_what_the_runtime_posted_stays_as_it_is() -> None:
-    assert ending(response(), ID, LIMIT).body == b'{"a":1}'
+    assert ending(response(), ID, LIMIT, 512).body == b'{"a":1}'
     error = b'{"errorMessage":"x","errorType":"E","requestId":"","stackTrace":[]}'
-    assert ending(FunctionError(error, "E", too_large=False, memory_kb=1), ID, LIMIT).body == error
-    assert ending(InitFailed(error, "E", 1), ID, LIMIT).body == error
+    assert ending(FunctionError(error, "E", too_large=False, memory_kb=1), ID, LIMIT, 512).body == error
+    assert ending(InitFailed(error, "E", 1), ID, LIMIT, 512).body == error
 
 
 def test_an_error_that_is_too_large_is_told_as_such() -> None:
-    found = ending(FunctionError(b"", "E", too_large=True, memory_kb=1), ID, LIMIT)
+    found = ending(FunctionError(b"", "E", too_large=True, memory_kb=1), ID, LIMIT, 512)
     assert found.error_type == "Function.ResponseSizeTooLarge"
 
 
 def test_a_streaming_response_that_failed_midway_is_an_error() -> None:
-    found = ending(response(error_type="Error", payload=b"part"), ID, LIMIT)
+    found = ending(response(error_type="Error", payload=b"part"), ID, LIMIT, 512)
     assert (found.success, found.error_type, found.body) == (False, "Error", b"part")
 
 
 def test_signals_have_gos_names() -> None:
     assert signal_words(signal.SIGSEGV) == "segmentation fault"
     assert signal_words(64) == "signal 64"
-    assert exit_reason(exited(signal=signal.SIGTERM)) == "Runtime exited with error: signal: terminated"
-    assert exit_reason(exited(error="fork/exec /x: permission denied")) == "fork/exec /x: permission denied"
+    assert exit_reason(exited(signal=signal.SIGTERM), 512) == "Runtime exited with error: signal: terminated"
+    full = "No space left on device: /tmp holds more than 600 MB (EphemeralStorage)"
+    assert exit_reason(exited(signal=signal.SIGKILL, disk_full=True), 600) == full
+    assert exit_reason(exited(error="fork/exec /x: permission denied"), 512) == "fork/exec /x: permission denied"
 
 
 def test_log_lines_are_awss() -> None:

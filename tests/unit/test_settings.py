@@ -87,8 +87,9 @@ def test_unknown_everwarm_variable_gets_a_warning() -> None:
     ],
 )
 def test_invalid_value_names_variable_value_and_what_is_valid(name: str, value: str, valid: str) -> None:
+    reader = worker_settings if name in variables(worker_settings.WorkerSettings) else dispatcher_settings
     with pytest.raises(SettingError) as caught:
-        dispatcher_settings.read({name: value})
+        reader.read({name: value})
     # The value of a variable that may hold a password is not repeated.
     shown = re.escape(value) if name != "EVERWARM_REDIS_URL" else r"\(not shown\)"
     assert re.match(f"{name}={shown}: ", str(caught.value))

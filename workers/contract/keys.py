@@ -14,6 +14,7 @@ everwarm:payload:<request id>                          string  claim_by + 60 s  
 everwarm:concurrency:<account>:<region>                zset    its last deadline   unreserved attempts → deadline (ms)
 everwarm:concurrency:<account>:<region>:<function>     zset    its last deadline   the same of one function with a reservation
 everwarm:replies:<dispatcher>                          list    60 s unread         outcomes for one dispatcher
+everwarm:prepared:<id>                                 list    60 s unread         workers' answers to one request to prepare a function
 everwarm:environment:<environment>                     hash    120 s unrenewed     state, owner, generation, worker, last use …
 everwarm:environments:<worker>                         set     120 s unrenewed     a worker's environments
 everwarm:leases:<worker>                               zset    120 s unrenewed     leased environment → end of the lease (ms)
@@ -40,6 +41,8 @@ LOGS: Final = "everwarm:logs"
 LOG_WRITER: Final = "everwarm:log-writer"
 SUPERSEDED: Final = "everwarm:superseded"
 SUPERSEDED_MS: Final = 60_000
+PREPARED_MS: Final = 60_000
+MAILBOX_MS: Final = 60_000
 
 #: Keys that may stand without a TTL; anything else without one is a leak, which the tests look for.
 PERMANENT: Final = (EPOCH, SECRET, WORKERS, LOGS, "everwarm.*.*", "_kombu.binding*")
@@ -69,6 +72,11 @@ def concurrency(account: str, region: str, function: str | None = None) -> str:
 def replies(dispatcher: str) -> str:
     """Outcomes for one dispatcher process."""
     return f"everwarm:replies:{dispatcher}"
+
+
+def prepared(name: str) -> str:
+    """Answers to one request to prepare a function."""
+    return f"everwarm:prepared:{name}"
 
 
 def environment(environment: str) -> str:

@@ -126,6 +126,28 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     memory_used_mb: int = 0
 
 
+class Prepare(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A letter to a worker: have all ready that an invocation of this function would otherwise wait for."""
+
+    v: int = msgspec.field(default_factory=lambda: VERSION)
+    spec: FunctionSpec
+    code_url: str = ""
+    reply_to: str
+    """Redis list for one :class:`Prepared` of each worker asked."""
+
+
+class Prepared(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How that ended."""
+
+    v: int = msgspec.field(default_factory=lambda: VERSION)
+    worker: str
+    image_id: str = ""
+    """What the function's image is to the worker's container engine; empty in mode local."""
+    code: str = ""
+    """AWS's StateReasonCode when it failed."""
+    reason: str = ""
+
+
 class _Head(msgspec.Struct):
     v: int
 
@@ -138,10 +160,12 @@ class _RawBatch(msgspec.Struct, frozen=True):
 
 
 encode = msgspec.msgpack.Encoder().encode
-Message = TypeVar("Message", Batch, Outcome)
+Message = TypeVar("Message", Batch, Outcome, Prepare, Prepared)
 _head = msgspec.msgpack.Decoder(_Head)
 _batch = msgspec.msgpack.Decoder(Batch)
 _outcome = msgspec.msgpack.Decoder(Outcome)
+_prepare = msgspec.msgpack.Decoder(Prepare)
+_prepared = msgspec.msgpack.Decoder(Prepared)
 
 
 def encode_batch(v: int, spec: bytes, code_url: str, invocations: list[Invocation]) -> bytes:
@@ -157,6 +181,16 @@ def decode_batch(data: bytes) -> Batch:
 def decode_outcome(data: bytes) -> Outcome:
     """Raises :class:`VersionMismatch`, or ``msgspec.DecodeError`` when the bytes are no outcome."""
     return _decode(_outcome, data)
+
+
+def decode_prepare(data: bytes) -> Prepare:
+    """Raises as :func:`decode_batch`."""
+    return _decode(_prepare, data)
+
+
+def decode_prepared(data: bytes) -> Prepared:
+    """Raises as :func:`decode_batch`."""
+    return _decode(_prepared, data)
 
 
 def _decode(decoder: msgspec.msgpack.Decoder[Message], data: bytes) -> Message:

@@ -40,11 +40,11 @@ def read_mapping(text: str) -> str | dict[str, str] | None:
     if not text.startswith("{"):
         if "<runtime>" in text and not re.search(r"\s", text):
             return text
-        raise ValueError('a JSON object like {"python3.13": "IMAGE"}, or a pattern with <runtime>')
+        raise ValueError('must be a JSON object such as {"python3.13": "IMAGE"}, or a pattern with <runtime>')
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"no valid JSON: {error}") from None
+        raise ValueError(f"must be a JSON object, or a pattern with <runtime>; it is no valid JSON: {error}") from None
     for runtime, image in found.items():
         if not isinstance(image, str) or not image:
             raise ValueError(f"{runtime} must be mapped to the name of an image")

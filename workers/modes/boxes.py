@@ -11,23 +11,25 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from workers import containers
 from workers.containers import Engine, EngineError, EngineInfo, EngineUnavailable, Image, NoSuch
 from workers.contract import keys
+from workers.contract.messages import FunctionSpec
 from workers.environment import Environment
 from workers.environments import StartError
 from workers.loop import LoopThread
-from workers.modes.container import container_spec
+from workers.modes.container import container_spec, program
 from workers.modes.contents import Contents, Packer
 from workers.modes.images import Images
 from workers.modes.namespaces import Holding, Namespaces, Networks
 from workers.modes.run_directory import RunDirectory
 from workers.process import RelayMissing
+from workers.reaper import Reaper
 from workers.settings import WorkerSettings
-from workers.store import Store, Unavailable
+from workers.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +49,13 @@ class Boxes:
     """The containers of one worker, on one engine."""
 
     def __init__(
-        self, settings: WorkerSettings, loop: LoopThread, store: Store, engine: Engine, run: RunDirectory
+        self,
+        settings: WorkerSettings,
+        loop: LoopThread,
+        store: Store,
+        engine: Engine,
+        run: RunDirectory,
+        on_failure: Callable[[BaseException], None],
     ) -> None:
         self._settings = settings
         self._loop = loop
@@ -59,8 +67,10 @@ class Boxes:
         self._lock = threading.Lock()
         self._networks: Networks | None = None
         self._own_network = ""
+        self._on_failure = on_failure
+        self._reaper: Reaper | None = None
         self.images = Images(engine, settings, self._info.architecture)
-        self._packer = Packer(engine, run.path, settings.remote_docker)
+        self._packer = Packer(engine, run.path, settings.remote_docker, self.labels)
         joinable = not settings.docker_flags.ports and settings.docker_flags.network != "host"
         self._namespaces = Namespaces(
             engine,
@@ -98,14 +108,21 @@ class Boxes:
                 self._networks = Networks(tuple(names), self._settings.docker_dns, flags.hosts)
             return self._networks
 
-    def make(
-        self, environment: Environment, code_url: str, command: Sequence[str], run: Callable[[Box, str], None]
-    ) -> Box:
-        """Create the environment's container; ``run`` is called with the box and the network mode, attaches and starts it.
+    def prepare(self, spec: FunctionSpec, code_url: str) -> str:
+        """Have the function's image here, and the layer on it where there must be one; the image's id. Raises :class:`StartError`."""
+        with _as_start_error(self, spec):
+            self._namespaces.fill()  # it will be called soon
+            image = self.images.prepare(spec)
+            if self._packer.remote and not spec.hot_reload_path:
+                self._packer.release(self._packer.provide(spec, image, self._settings.endpoint + code_url))
+            return image.id
+
+    def make(self, environment: Environment, code_url: str, command: Sequence[str], run: Callable[[Box], None]) -> Box:
+        """Create the environment's container; ``run`` is called with the box, attaches and starts it.
 
         Raises :class:`StartError`; nothing is left then.
         """
-        with _as_start_error(self, environment):
+        with _as_start_error(self, environment.spec):
             image = self.images.find(environment.spec)
             contents = self._packer.provide(environment.spec, image, self._settings.endpoint + code_url)
             box = Box("", image, contents, self._namespaces.take(), own_network=True)
@@ -116,9 +133,7 @@ class Boxes:
                 raise
         return box
 
-    def _fill(
-        self, box: Box, environment: Environment, command: Sequence[str], run: Callable[[Box, str], None]
-    ) -> None:
+    def _fill(self, box: Box, environment: Environment, command: Sequence[str], run: Callable[[Box], None]) -> None:
         networks = self.networks()
         network = f"container:{box.namespace.container}" if box.namespace else networks.names[0]
         box.own_network = network != "host"
@@ -132,12 +147,13 @@ class Boxes:
             settings=self._settings,
             host=self._info.architecture,
         )
-        box.container = self.engine.create(spec)
+        # The engine makes the working directory where the image has none.
+        box.container = self.engine.create(replace(spec, directory=program(environment.spec, box.image)[2]))
         environment.lease.container = box.container[:12]
         if box.namespace is None:
             for other in networks.names[1:]:
                 self.engine.join(other, box.container)
-        run(box, network)
+        run(box)
 
     def _discard(self, box: Box) -> None:
         if box.container:
@@ -169,20 +185,17 @@ class Boxes:
                 self._namespaces.give_back(box.namespace)
             self._packer.release(box.contents)
 
-    def warm_up(self) -> None:
-        """Have ready what the first container would wait for, in the background."""
-        threading.Thread(target=self._warm_up, name="warm-up", daemon=True).start()
-
-    def _warm_up(self) -> None:
-        try:
-            log.debug("code reaches containers by %s", "image layers" if self._packer.remote else "bind mounts")
-        except (EngineError, StartError, *_GONE, *Unavailable) as error:
-            log.info("nothing is prepared for containers yet", extra={"error": str(error)})
-            return
-        self._namespaces.fill()
+    def ready(self, knows: Callable[[str], bool]) -> None:
+        """Look for containers that are left over, in the background."""
+        self._reaper = Reaper(
+            self.engine, self._store, lambda: self.installation, self._settings.name, knows, self._on_failure
+        )
+        self._reaper.start()
 
     def close(self) -> None:
         """Every box was given up before."""
+        if self._reaper is not None:
+            self._reaper.stop()
         self._namespaces.close()
         self._packer.close()
         if self._own_network:
@@ -195,16 +208,16 @@ _GONE: Final = (RelayMissing, OSError)
 
 
 @contextmanager
-def _as_start_error(boxes: Boxes, environment: Environment) -> Iterator[None]:
+def _as_start_error(boxes: Boxes, spec: FunctionSpec) -> Iterator[None]:
     try:
         yield
     except NoSuch as error:
-        boxes.images.forget(environment.spec)
+        boxes.images.forget(spec)
         raise StartError(f"The container could not be made: {error}") from error
     except EngineUnavailable as error:
         raise StartError(f"The function can't be started: {error}") from error
     except EngineError as error:
-        code = "InvalidParameterValueException" if environment.spec.hot_reload_path else "ServiceException"
+        code = "InvalidParameterValueException" if spec.hot_reload_path else "ServiceException"
         raise StartError(f"The container could not be made: {error}", code) from error
     except _GONE as error:
         raise StartError(f"The function's environment could not be made: {error}") from error

@@ -16,11 +16,12 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from workers import containers
 from workers.code import CodeCache, Tree
 from workers.containers import ContainerSpec, Engine, EngineError, EngineUnavailable, Image
 from workers.contract.messages import FunctionSpec
@@ -50,8 +51,9 @@ class Contents:
 class Packer:
     """Puts code and relay in place for one engine."""
 
-    def __init__(self, engine: Engine, run: Path, remote: bool | None) -> None:
+    def __init__(self, engine: Engine, run: Path, remote: bool | None, labels: Callable[[], Mapping[str, str]]) -> None:
         """``run``: the worker's run directory; ``remote``: told, or ``None`` to look."""
+        self._labels = labels
         self._engine = engine
         self._run = run
         code = run / "code"
@@ -77,7 +79,7 @@ class Packer:
             image=self.relay_image(self._engine.info().architecture),
             name=f"everwarm-look-{secrets.token_hex(4)}",
             command=(RELAY,),
-            labels={},
+            labels={**self._labels(), containers.ENVIRONMENT: ""},
             mounts=[(str(relay), "/look")],
         )
         try:

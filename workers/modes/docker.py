@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from workers.attached import AttachedRelay
+from workers.contract.messages import FunctionSpec
 from workers.environment import Environment
 from workers.journal import Journal, Shipper
 from workers.link import ApiRequest
@@ -43,14 +44,18 @@ class DockerStarter:
         self.single_use = settings.mode == "docker"
         self.hand_back_s = 0.0 if self.single_use else 0.01
 
+    def prepare(self, spec: FunctionSpec, code_url: str) -> str:
+        """Have the image here, and what is put on it."""
+        return self._boxes.prepare(spec, code_url)
+
     def start(self, environment: Environment, code_url: str) -> None:
         """Create, attach and start its container, and send its relay START. Raises ``StartError``; nothing is left then."""
         relay = new_relay(environment, self._on_api, environment.on_exit)
         environment.relay = relay
         environment.journal = new_journal(environment, relay, self._loop, self._shipper, self._settings)
 
-        def run(box: Box, network: str) -> None:
-            frame = start_frame(environment.spec, environment.id, box.image, self._settings, network != "host")
+        def run(box: Box) -> None:
+            frame = start_frame(environment.spec, environment.id, box.image, self._settings, box.own_network)
             self._loop.submit(relay.connect(self._boxes.engine.attach(box.container))).result()
             self._loop.call(relay.link.start, frame)
             self._boxes.engine.start(box.container)
@@ -75,9 +80,9 @@ class DockerStarter:
     async def _give_up(self, box: Box, relay: AttachedRelay) -> None:
         await self._boxes.give_up(box, ended=await relay.close(_CLOSE_S))
 
-    def ready(self) -> None:
-        """Have network namespaces ready."""
-        self._boxes.warm_up()
+    def ready(self, knows: Callable[[str], bool]) -> None:
+        """Look for containers that are left over."""
+        self._boxes.ready(knows)
 
     def close(self) -> None:
         """Wait until all are gone; every environment was destroyed before."""

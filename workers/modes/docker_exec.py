@@ -11,9 +11,10 @@ from typing import Final
 
 from workers.attached import Attached, AttachedRelay
 from workers.containers import EngineError
+from workers.contract.messages import FunctionSpec
 from workers.environment import Environment
 from workers.journal import Shipper
-from workers.link import ApiRequest, LinkBroken
+from workers.link import ApiRequest, Exited, LinkBroken
 from workers.loop import LoopThread
 from workers.modes.boxes import Box, Boxes
 from workers.modes.container import RELAY, start_frame
@@ -61,11 +62,15 @@ class ExecStarter:
         self._boxes = boxes
         self._kept: dict[str, _Kept] = {}
 
+    def prepare(self, spec: FunctionSpec, code_url: str) -> str:
+        """Have the image here, and what is put on it."""
+        return self._boxes.prepare(spec, code_url)
+
     def start(self, environment: Environment, code_url: str) -> None:
         """Create and start its container, and the first process in it. Raises ``StartError``; nothing is left then."""
         kept = _Kept(environment)
 
-        def run(box: Box, network: str) -> None:
+        def run(box: Box) -> None:
             kept.box = box
             stream = self._boxes.engine.attach(box.container)
             self._loop.submit(Attached.open(stream, kept.stream)).result()
@@ -113,6 +118,8 @@ class ExecStarter:
         environment.wait_idle(left_s)
         if not environment.gone.is_set():
             environment.kill()
+        if isinstance(environment.end, Exited) and environment.end.disk_full:
+            return False  # /tmp would be full for the next invocation as well
         relay, kept.relay = kept.relay, None
         if kept.ended or not self._loop.submit(relay.close(_CLOSE_S)).result():
             return False
@@ -132,9 +139,9 @@ class ExecStarter:
         if kept.box is not None:
             await self._boxes.give_up(kept.box, ended=ended)
 
-    def ready(self) -> None:
-        """Have network namespaces ready."""
-        self._boxes.warm_up()
+    def ready(self, knows: Callable[[str], bool]) -> None:
+        """Look for containers that are left over."""
+        self._boxes.ready(knows)
 
     def close(self) -> None:
         """Wait until all are gone; every environment was destroyed before."""

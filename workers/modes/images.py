@@ -19,11 +19,10 @@ _BELIEVED_S: Final = 5.0
 
 
 class ImageProblem(StartError):
-    """The image can't be used. ``state_code`` is AWS's StateReasonCode."""
+    """The image can't be used."""
 
     def __init__(self, message: str, state_code: str) -> None:
-        super().__init__(message, "InvalidRuntimeException")
-        self.state_code: Final = state_code
+        super().__init__(message, "InvalidRuntimeException", state_code)
 
 
 class Images:

@@ -27,9 +27,9 @@ from workers.link import ApiRequest, FunctionIdentity, Start
 from workers.loop import LoopThread
 from workers.modes.places import Place, Places
 from workers.modes.run_directory import RunDirectory, place
-from workers.runtimes.variables import credentials, log_stream
 from workers.process import RelayMissing
 from workers.runtimes import InvalidEntrypoint, RuntimeUnavailable
+from workers.runtimes.variables import credentials, log_stream
 from workers.settings import WorkerSettings
 
 #: Processes and threads of an environment, as on AWS.
@@ -78,6 +78,10 @@ class LocalStarter:
     def directory(self) -> Path:
         """The worker's own, gone with it."""
         return self._run.path
+
+    def prepare(self, spec: FunctionSpec, code_url: str) -> str:  # noqa: ARG002 - as every starter's
+        """The zip was checked when it was accepted."""
+        return ""
 
     def start(self, environment: Environment, code_url: str) -> None:
         """Take a place and send its relay START. Raises :class:`StartError`, and leaves nothing behind then."""
@@ -192,7 +196,7 @@ class LocalStarter:
             "TMPDIR": str(scratch),
         }
 
-    def ready(self) -> None:
+    def ready(self, knows: Callable[[str], bool]) -> None:
         """One place is made in advance anyway."""
 
     def close(self) -> None:

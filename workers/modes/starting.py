@@ -1,10 +1,9 @@
 """The starter of the mode that a worker serves; chosen once, when it starts."""
 
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 from workers.capacity import Budget
 from workers.containers import Engine
@@ -24,20 +23,21 @@ from workers.store import Store
 log = logging.getLogger(__name__)
 
 OnApi = Callable[[Environment, ApiRequest], None]
+OnFailure = Callable[[BaseException], None]
 
 
 class Closing(Starter, Protocol):
     """A starter as the worker owns it."""
 
-    def ready(self) -> None:
-        """The worker serves: what the first environment would wait for may be prepared, in the background."""
+    def ready(self, knows: Callable[[str], bool]) -> None:
+        """The worker serves: begin what goes on in the background. ``knows`` tells which environments there are, by id."""
 
     def close(self) -> None:
         """Remove what is left; every environment was destroyed before."""
 
 
 def create(
-    settings: WorkerSettings, loop: LoopThread, store: Store, shipper: Shipper, on_api: OnApi
+    settings: WorkerSettings, loop: LoopThread, store: Store, shipper: Shipper, on_api: OnApi, on_failure: OnFailure
 ) -> tuple[Closing, Path]:
     """The starter, and the worker's own directory, which is gone with it. Raises ``EngineUnavailable`` in the docker modes."""
     if settings.mode == "local":
@@ -45,7 +45,7 @@ def create(
         return local, local.directory
     engine = Engine.connect(settings.docker_host or None)
     run = RunDirectory(place(settings.data_dir), lambda _: None)
-    boxes = Boxes(settings, loop, store, engine, run)
+    boxes = Boxes(settings, loop, store, engine, run, on_failure)
     if settings.mode == "docker-reuse" and not settings.stay_open:
         return ExecStarter(settings, loop, shipper, on_api, boxes), run.path
     return DockerStarter(settings, loop, shipper, on_api, boxes), run.path

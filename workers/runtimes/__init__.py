@@ -18,9 +18,9 @@ from typing import Final
 
 from workers.contract.messages import FunctionSpec
 from workers.contract.variables import RESERVED
-from workers.runtimes.variables import standard
 from workers.runtimes import interpreters
 from workers.runtimes.interpreters import CLIENTS, PACKAGES, Interpreter, unreadable
+from workers.runtimes.variables import standard
 
 __all__ = [
     "Command",
