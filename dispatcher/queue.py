@@ -288,8 +288,10 @@ class Queue:
         # One that is stopping finishes what it runs, and takes nothing more.
         self._modes = frozenset(worker["mode"] for worker in self._workers.values() if worker.get("stopping") != "1")
         word = epoch.decode() if epoch else None
-        if self._epoch is not None and word != self._epoch and word is not None:
-            log.warning("Redis was lost", extra={"calls": len(self._calls)})
+        if self._epoch is not None and word != self._epoch:
+            # Without an epoch it is empty, and no worker has been back yet: what runs is not recorded anew either.
+            if word is not None:
+                log.warning("Redis was lost", extra={"calls": len(self._calls)})
             self._lost_at = time.monotonic()
         if word is not None:
             self._epoch = word

@@ -1,6 +1,6 @@
 """The modes that the suite runs in, and the functions of a shared stack for each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -34,9 +34,12 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def functions(mode: str, shared_stack: Callable[..., Stack]) -> Functions:
-    """Functions on the shared stack in that mode."""
-    return Functions(shared_stack(mode, **settings_of(mode)), mode)
+def functions(mode: str, shared_stack: Callable[..., Stack]) -> Iterator[Functions]:
+    """Functions on the shared stack in that mode; no container but warm ones is left after the test."""
+    found = Functions(shared_stack(mode, **settings_of(mode)), mode)
+    yield found
+    found.wait_until_only_warm_ones_are_left()
+    found.delete_all()
 
 
 @pytest.fixture

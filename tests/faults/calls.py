@@ -19,6 +19,7 @@ from tests.services.stack import Stack
 from tests.services.waiting import wait_until
 from workers.contract import keys
 from workers.contract.broker import queue
+from workers.modes.run_directory import PREFIX
 
 ROLE: Final = "arn:aws:iam::000000000000:role/r"
 #: Sleeps ``s`` seconds; says which process it is, and how many calls that process has had.
@@ -159,7 +160,7 @@ def wait_until_quiet(stack: Stack) -> None:
         lambda: (
             not counted(stack)
             and not running(stack)
-            and not client.llen(queue("local", "sync"))
+            and not client.llen(queue(stack.mode, "sync"))
             and all(client.hget(key.decode(), "running") == b"0" for key in client.scan_iter(keys.worker("*")))
         ),
     )
@@ -177,7 +178,7 @@ def run_directory(pid: int) -> Path:
             target = entry.readlink()
         except FileNotFoundError:
             continue
-        if target.name == "lock" and target.parent.name.startswith("everwarm-local-"):
+        if target.name == "lock" and target.parent.name.startswith(PREFIX):
             return target.parent
     raise AssertionError(f"process {pid} has no run directory")
 

@@ -24,7 +24,9 @@ from tests.services.docker import REGISTRY, require_engine
 from tests.services.processes import free_port
 from tests.services.programs import require
 from tests.services.waiting import wait_until
+from workers import containers
 from workers.containers import Engine
+from workers.contract import keys
 from workers.images import recipes
 from workers.images.rootfs import archive, cache_directory
 from workers.images.state import state
@@ -34,7 +36,6 @@ _FILE: Final = _ROOT / "compose" / "compose.yaml"
 _RECIPES: Final = _ROOT / "tests" / "compose" / "images"
 #: The tests' engine keeps what has this host in its name.
 _IMAGES: Final = f"{REGISTRY.split('/', 1)[0]}/compose"
-_SERVICES: Final = ("redis", "postgres", "dispatcher", "worker-docker-reuse", "worker-docker", "worker-local")
 _UP_S: Final = 180.0
 _BUILD_S: Final = 600.0
 #: What pip was told about how it reaches its index, as far as it holds in another root file system.
@@ -132,11 +133,18 @@ class Compose:
         """``settings``: variables of compose.yaml beyond those that the tests' engine asks for."""
         self.engine = require_engine()
         require("docker", "docker.io")
-        self._command = (require("docker-compose", "docker-compose"), "--file", str(_FILE), "--no-ansi")
+        self._command = (
+            require("docker-compose", "docker-compose"),
+            "--file",
+            str(_FILE),
+            "--no-ansi",
+            "--env-file",
+            os.devnull,
+        )
         self.name = f"everwarm-test-{secrets.token_hex(4)}"
         self.endpoint = f"http://127.0.0.1:{free_port()}"
         self.key, self.secret = "AKIDCOMPOSE", secrets.token_hex(16)
-        self._before: set[str] = set()
+        self.installation = ""
         self._environ = {
             **clean_environ(),
             **Images(self.engine).settings(),
@@ -157,10 +165,11 @@ class Compose:
 
     def up(self) -> "Compose":
         """Build the image, start everything, and wait until every part is healthy."""
-        self._before = self._networks()
         self.run("build", timeout_s=_BUILD_S)
         self.run("up", "--detach", "--no-build")
         self.wait_until_healthy()
+        secret = self.run("exec", "-T", "redis", "redis-cli", "--raw", "get", keys.SECRET).strip().encode()
+        self.installation = hashlib.sha256(b"everwarm installation\n" + secret).hexdigest()[:12]
         return self
 
     def scale(self, service: str, number: int) -> None:
@@ -214,20 +223,20 @@ class Compose:
 
     def function_containers(self) -> list[str]:
         """Ids of the containers that this project's workers have made."""
-        hosts = {container[:12] for container in self.containers()}
-        found = self.engine.containers("everwarm.worker")
-        return [one.id for one in found if one.labels["everwarm.worker"].partition("-")[0] in hosts]
+        return [one.id for one in self.engine.containers(f"{containers.INSTALLATION}={self.installation}")]
 
     def left(self) -> list[str]:
         """What of the project is on the engine."""
         project = f"label=com.docker.compose.project={self.name}"
         volumes = _docker("volume", "ls", "--quiet", "--filter", project).split()
-        made = sorted(self._networks() - self._before)
-        return [*self.containers(), *self.function_containers(), *volumes, *made]
+        networks = _docker("network", "ls", "--format", "{{.Name}}").split()
+        own = [name for name in networks if name.startswith(self.name) or name == self.network]
+        return [*self.containers(), *self.function_containers(), *volumes, *own]
 
-    @staticmethod
-    def _networks() -> set[str]:
-        return set(_docker("network", "ls", "--format", "{{.Name}}").split())
+    @property
+    def network(self) -> str:
+        """That of the functions."""
+        return f"everwarm-{self.installation}"
 
     def _logs(self) -> str:
         with suppress(AssertionError, subprocess.TimeoutExpired):

@@ -5,7 +5,9 @@ import functools
 import itertools
 import json
 import os
+import signal
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, cast
@@ -14,10 +16,14 @@ import pytest
 from botocore.exceptions import ClientError
 from mypy_boto3_lambda import LambdaClient
 
+from tests.services import docker
 from tests.services.code import zip_of
 from tests.services.local import python_runtime
+from tests.services.processes import everything
 from tests.services.stack import ACCOUNT, Stack
 from tests.services.waiting import wait_until
+from workers import containers
+from workers.containers import Container
 from workers.doctor import RUNTIMES, look
 
 Family = Literal["python", "node", "provided"]
@@ -25,7 +31,8 @@ SAMPLES: Final = Path(__file__).resolve().parent.parent / "functions"
 ROLE: Final = "arn:aws:iam::000000000000:role/lambda"
 REGION: Final = "us-east-1"
 _numbers = itertools.count(1)
-
+#: Of these the tests' engine has images.
+_IMAGES: Final[dict[Family, str]] = {"python": "python3.13", "node": "nodejs20.x", "provided": "provided.al2023"}
 
 _clients: dict[str, LambdaClient] = {}
 
@@ -83,6 +90,7 @@ class Functions:
         self.kind = kind
         self.mode = stack.mode
         self.client = client or _client(stack.endpoint, stack)
+        self._made: list[str] = []
 
     @property
     def separated(self) -> bool:
@@ -99,6 +107,19 @@ class Functions:
         """Whether what an invocation leaves in /tmp is there for the next."""
         return self.kind != "docker"
 
+    @property
+    def in_containers(self) -> bool:
+        """Whether functions run on a container engine."""
+        return self.mode != "local"
+
+    def times(self, calls: int) -> int:
+        """Fewer calls where each is a cold start."""
+        return calls if self.keeps_process else min(calls, 3)
+
+    def runtime(self, family: Family) -> str:
+        """A runtime of that family which the mode can run."""
+        return _IMAGES[family] if self.in_containers else runtime_of(family)
+
     def arn(self, name: str, qualifier: str = "") -> str:
         """The ARN of a function in the default account."""
         return f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{name}" + (f":{qualifier}" if qualifier else "")
@@ -107,7 +128,7 @@ class Functions:
         """Create the sample ``name`` of tests/functions; answers the function's name."""
         (path,) = (SAMPLES / family).glob(f"{name}.*") if family != "provided" else [SAMPLES / "provided" / "bootstrap"]
         handler = f"{name}.{entry}" if family != "provided" else name
-        return self.create({path.name: path.read_bytes()}, handler, runtime_of(family), **members)
+        return self.create({path.name: path.read_bytes()}, handler, self.runtime(family), **members)
 
     def python(self, source: str, **members: Any) -> str:
         """Create a Python function from source with a ``handler``; answers its name."""
@@ -117,11 +138,12 @@ class Functions:
         """Create a function and wait until it is Active; answers its name."""
         name = members.pop("FunctionName", None) or f"fn-{os.getpid()}-{next(_numbers)}"
         request: dict[str, Any] = {
-            "FunctionName": name, "Runtime": runtime or python_runtime(), "Handler": handler, "Role": ROLE,
+            "FunctionName": name, "Runtime": runtime or self.runtime("python"), "Handler": handler, "Role": ROLE,
             "Code": {"ZipFile": zip_of(**files)}, "Timeout": 20, **members,
             "Tags": {"everwarm:mode": self.mode, **members.get("Tags", {})},
         }  # fmt: skip
         self.client.create_function(**request)
+        self._made.append(name)
         self.settle(name)
         return name
 
@@ -173,3 +195,76 @@ class Functions:
         status, body = self.stack.get("/_everwarm/environments")
         assert status == 200, body
         return [found for found in json.loads(body)["environments"] if found["function"] == name]
+
+    # What runs
+
+    def containers(self, name: str) -> list[Container]:
+        """The function's containers; none in mode local."""
+        return [one for one in self.stack.containers() if _function_of(one) == name]
+
+    def processes(self, environment: str) -> list[docker.Running]:
+        """What of the function runs in an environment; none when it is gone."""
+        if self.in_containers:
+            label = f"{containers.ENVIRONMENT}={environment}"
+            return [one for found in docker.connection().containers(label) for one in docker.processes_in(found.id)]
+        mark = environment.encode()
+        return [
+            docker.Running(process.state, process.command)
+            for process in everything()
+            if process.state != "Z" and mark in _environ(process.pid)
+        ]
+
+    def kill(self, environment: str) -> None:
+        """End what runs in it as a crash would; its container as a whole."""
+        if self.in_containers:
+            (container,) = docker.connection().containers(f"{containers.ENVIRONMENT}={environment}")
+            docker.client().kill(container.id)
+            return
+        for process in everything():
+            if environment.encode() in _environ(process.pid):
+                os.kill(process.pid, signal.SIGKILL)
+
+    def wait_until_ended(self, environment: str) -> None:
+        """Until nothing of the environment runs, and its container is gone."""
+        wait_until(f"no process of {environment} is left", lambda: not self.processes(environment))
+        if self.in_containers:
+            label = f"{containers.ENVIRONMENT}={environment}"
+            wait_until("its container is gone", lambda: not docker.connection().containers(label), every_s=0.1)
+
+    def wait_until_only_warm_ones_are_left(self) -> None:
+        """Until every container of the functions made here is one of an idle environment."""
+        if not self.in_containers or not self._made:
+            return
+
+        def warm() -> set[str]:
+            records = [record for name in self._made for record in self.environments(name)]
+            return {record["container"] for record in records if record["state"] == "idle"}
+
+        def there() -> list[Container]:
+            return [one for one in self.stack.containers() if _function_of(one) in self._made]
+
+        try:
+            wait_until(
+                "only warm containers are left", lambda: {one.id[:12] for one in there()} == warm(), 15, every_s=0.1
+            )
+        except AssertionError as error:
+            states = [(one.id[:12], one.name, one.state) for one in there()]
+            raise AssertionError(f"{error}; warm: {warm()}, on the engine: {states}") from None
+
+    def delete_all(self) -> None:
+        """Delete the functions made here, so that their environments end."""
+        for name in self._made:
+            with suppress(ClientError):
+                self.client.delete_function(FunctionName=name)
+        self._made.clear()
+
+
+def _function_of(container: Container) -> str:
+    return ":".join(container.labels.get(containers.FUNCTION, "").split(":")[2:3])
+
+
+def _environ(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return b""

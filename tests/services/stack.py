@@ -18,17 +18,21 @@ from botocore.config import Config
 from mypy_boto3_lambda import LambdaClient
 
 from dispatcher.cli.process import spawn
+from tests.services import docker
 from tests.services.commands import clean_environ
 from tests.services.processes import everything, free_port, tree, wait_until_gone
 from tests.services.redis import RedisServer
 from tests.services.waiting import wait_until
+from workers.containers import Container
+from workers.contract import keys
 
-Name = Literal["dispatcher", "worker"]
+Name = Literal["dispatcher", "worker", "second worker"]
 ACCOUNT = "000000000000"
 _PYTHON = (sys.executable, "-P")
 _COMMANDS: dict[Name, tuple[str, ...]] = {
     "dispatcher": (*_PYTHON, "-m", "dispatcher.cli", "dispatcher"),
     "worker": (*_PYTHON, "-m", "workers"),
+    "second worker": (*_PYTHON, "-m", "workers"),
 }
 
 
@@ -56,6 +60,8 @@ class Stack:
             **(environ or {}),
         }
         self._running: dict[Name, subprocess.Popen[bytes]] = {}
+        self._installations: set[str] = set()
+        """Labels of what its workers may have made on a container engine."""
 
     @property
     def mode(self) -> str:
@@ -76,6 +82,16 @@ class Stack:
         """Start one part; wait with :meth:`wait_until_ready`."""
         with self.log.open("ab") as log:
             self._running[name] = spawn(_COMMANDS[name], self.environ, output=log)
+
+    def add_worker(self) -> None:
+        """A second worker like the first; both must be there when this returns."""
+        self.start_part("second worker")
+        wait_until("both workers are there", lambda: len(self.workers()) == 2, 20)
+
+    def workers(self) -> list[str]:
+        """Names of the living workers."""
+        names = [name.decode() for name in self.redis.client.scan_iter(keys.worker("*"))]
+        return [name.removeprefix(keys.worker("")) for name in names]
 
     def pid(self, name: Name) -> int:
         """Of a running part."""
@@ -123,15 +139,33 @@ class Stack:
             return self.get("/_everwarm/health")[0] == 200
 
         wait_until("the stack is ready", ready, timeout_s)
+        secret = self.redis.client.get(keys.SECRET) if self.mode != "local" else None
+        if isinstance(secret, bytes):
+            self._installations.add(docker.installation(secret))
+
+    def containers(self) -> list[Container]:
+        """What its workers have on the container engine."""
+        return [container for name in self._installations for container in docker.containers_of(name)]
+
+    def _wait_until_no_container_is_left(self) -> None:
+        try:
+            wait_until("the stack's containers are gone", lambda: not self.containers(), 10, every_s=0.1)
+        except AssertionError:
+            left = self.containers()
+            for container in left:
+                docker.connection().remove(container.id)
+            names = [f"{container.name} ({container.state})" for container in left]
+            raise AssertionError(f"containers left by the stack: {names}") from None
 
     def close(self) -> None:
-        """Stop everything; fails when a process or a Redis key is left behind."""
+        """Stop everything; fails when a process, a container or a Redis key is left behind."""
         left = tree(process.pid for process in self._running.values())
         try:
             for name in reversed(list(self._running)):
                 self.stop(name)
             leaked = self.redis.leaked_keys() if self.redis.running else []
             wait_until_gone([*left, *(process for process in everything() if process.uid in self.uids)])
+            self._wait_until_no_container_is_left()
             assert not leaked, f"keys without a TTL that are not on the permanent list: {leaked}"
         finally:
             self.redis.close()

@@ -18,7 +18,6 @@ from tests.services.commands import COMMAND, clean_environ
 from tests.services.processes import Process, free_port, tree, wait_until_gone
 from tests.services.waiting import wait_until
 
-
 #: Mode local alone, also where a container engine answers.
 _LOCAL = {"LAMBDA_EXECUTOR": "local", "EVERWARM_IMAGE_WORKER": "0"}
 
