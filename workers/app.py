@@ -122,7 +122,7 @@ class Worker:
         )
 
     def _on_stopping(self, **_: Any) -> None:
-        self._upkeep.stopping = True
+        self._upkeep.stop_taking()
         self._drain = threading.Timer(self._settings.drain_s, self._interrupt)
         self._drain.daemon = True
         self._drain.start()
@@ -168,10 +168,15 @@ class Worker:
     def _publish_back(self) -> None:
         """Letters that came while this worker stopped: somebody else takes their batches."""
         for kind, body in take_rest(self._store, self._settings.name):
-            if kind == "move":
+            if kind != "move":
+                continue
+            try:
                 data = parse_move(body).batch
                 name = queue(self._settings.mode, decode_batch(data).invocations[0].lane)
-                self._store.client.lpush(name, envelope(data, name))
+            except (Unreadable, VersionMismatch, DecodeError) as error:
+                log.error("a letter that can't be read is dropped: %s", error)
+                continue
+            self._store.client.lpush(name, envelope(data, name))
 
     def _interrupt(self) -> None:
         self._environments.interrupt_all()

@@ -26,6 +26,10 @@ from workers.environment import Environment
 from workers.leases import Lease, Leases
 from workers.store import Unavailable
 
+#: How long a caller waits for another worker's environment that is about to be handed back.
+_ELSEWHERE_S: Final = 0.01
+#: Likewise a letter for an environment that this worker is about to put among the idle ones.
+_ACCEPT_S: Final = 0.1
 #: How often a caller that waits for room looks whether its time is over.
 _ROOM_S: Final = 0.5
 
@@ -135,6 +139,8 @@ class Environments:
         self._dead: list[Environment] = []
         """Ended while idle; the next sweep clears them away."""
         self._closed = False
+        self.shared = False
+        """There are other workers to share with."""
 
     @property
     def single_use(self) -> bool:
@@ -185,6 +191,7 @@ class Environments:
         with self._lock:
             environment.promised = True
             self._idle.setdefault(environment.spec.revision, []).insert(0, environment)
+            self._idle_again.notify_all()
 
     def _pop(self, spec: FunctionSpec) -> Environment | None:
         edition = self._edition(spec.hot_reload_path)
@@ -213,31 +220,51 @@ class Environments:
         return None
 
     def _elsewhere(self, order: Order) -> Environment | None:
-        """Another worker's idle one: then the invocation goes there."""
-        if order.letter is not None:
-            worker = self._leases.acquire(order.spec.revision, order.owner, order.letter())
-            if worker is not None:
-                log.debug("an invocation is moved", extra={"owner": order.owner, "to": worker})
-                raise Moved
-        return None
+        """Another worker's idle one: then the invocation goes there. Or an own one that became idle meanwhile."""
+        if order.letter is None or not self.shared:
+            return None
+        self._move(order)
+        with self._lock:
+            # One there may be about to be handed back, as one here may (see _pop).
+            self._idle_again.wait(min(self._starter.hand_back_s, _ELSEWHERE_S))
+        found = self._own(order)
+        if found is None:
+            self._move(order)
+        return found
+
+    def _move(self, order: Order) -> None:
+        assert order.letter is not None, "it may be moved"
+        worker = self._leases.acquire(order.spec.revision, order.owner, order.letter())
+        if worker is not None:
+            log.debug("an invocation is moved", extra={"owner": order.owner, "to": worker})
+            raise Moved
 
     def accept(self, name: str, owner: str, generation: int) -> Environment | None:
         """An invocation has arrived that another worker leased an environment for: that one, if it still holds."""
         with self._lock:
-            found = next((one for idle in self._idle.values() for one in idle if one.id == name), None)
+            # Redis may know it to be idle a moment before it stands in the list here.
+            self._idle_again.wait_for(lambda: name not in self._all or self._find_idle(name), _ACCEPT_S)
+            found = self._find_idle(name)
             if found is None:
                 return None
             self._idle[found.spec.revision].remove(found)
             found.promised = False
-        try:
-            accepted = self._leases.accept(found.lease, owner, generation)
-        except Unavailable:
-            accepted = False
-        if not accepted:
+        if not self._accept(found, owner, generation):
             with self._lock:
                 self._idle.setdefault(found.spec.revision, []).append(found)
             return None
         return found
+
+    def _find_idle(self, name: str) -> Environment | None:
+        return next((one for idle in self._idle.values() for one in idle if one.id == name), None)
+
+    def _accept(self, environment: Environment, owner: str, generation: int) -> bool:
+        for _ in range(2):
+            try:
+                return self._leases.accept(environment.lease, owner, generation)
+            except Unavailable:
+                continue  # It may be asked again.
+        return False
 
     def answered(self, environment: Environment) -> None:
         """The last answer of the thread that has it is about to go out."""

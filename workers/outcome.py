@@ -53,9 +53,7 @@ class Ending:
     log_lines: str = ""
 
 
-def ending(
-    answer: Answer | InitFailed | TimedOut, request_id: str, response_limit: int, ephemeral_mb: int
-) -> Ending:
+def ending(answer: Answer | InitFailed | TimedOut, request_id: str, response_limit: int, ephemeral_mb: int) -> Ending:
     """What an answer of the relay means for the caller; ``ephemeral_mb`` is what the function may have in /tmp."""
     if isinstance(answer, Response):
         return _response_ending(answer, request_id, response_limit)

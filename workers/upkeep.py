@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, cast
 
 from workers.claims import Claims
@@ -99,6 +100,7 @@ class Upkeep:
                 "stopping", int(self.stopping), "host", socket.gethostname(), "pid", os.getpid(),
             ],
         )  # fmt: skip
+        self._environments.shared = self._store.client.zcard(keys.WORKERS) > 1
         if self._lost:
             log.info("Redis is back")
             self._lost = False
@@ -119,6 +121,15 @@ class Upkeep:
         for note, score in cast("list[tuple[bytes, float]]", notes):
             self._notes_read = max(self._notes_read, int(score))
             self._environments.supersede(note.decode())
+
+    def stop_taking(self) -> None:
+        """Say at once that this worker takes no more."""
+        self.stopping = True
+        threading.Thread(target=self._last_beat, name="last beat", daemon=True).start()
+
+    def _last_beat(self) -> None:
+        with suppress(*Unavailable):
+            self.beat()
 
     def stop(self) -> None:
         """End the loops, and say that this worker is gone."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.services.calls import start_call, wait_until_idle, wait_until_running
+from tests.services.calls import start_call, states, wait_until_handed_back, wait_until_idle, wait_until_running
 from tests.services.functions import SAMPLES, Functions
 from tests.services.processes import everything
 from tests.services.waiting import wait_until
@@ -30,14 +30,16 @@ def test_one_after_the_other_share_one(functions: Functions) -> None:
     """One process, or one environment with a process for each, or one of each for each."""
     name = functions.python(SLEEPS)
     number = functions.times(5)
-    found = [functions.invoke(name, {}).json for _ in range(number)]
+    found = []
+    for _ in range(number):
+        found.append(functions.invoke(name, {}).json)
+        wait_until_handed_back(functions, name)
     assert [count for _, count, *_ in found] == (list(range(1, number + 1)) if functions.keeps_process else [1] * number)
     assert len({process for process, *_ in found}) == (1 if functions.keeps_process else number)
     assert len({environment for *_, environment in found}) == (1 if functions.keeps_environment else number)
     if not functions.keeps_environment:
         for *_, environment in found:
             functions.wait_until_ended(environment)
-        assert functions.environments(name) == []
         return
     (record,) = functions.environments(name)
     assert record["version"] == "$LATEST"
@@ -86,6 +88,7 @@ def test_idle_ones_expire(make_functions: MakeFunctions) -> None:
         wait_until_idle(functions, name)
         # A call in time keeps it; and while one runs for longer than that, it is not idle.
         assert functions.invoke(name, {"s": 3}).json[3] == first[3]
+        wait_until_idle(functions, name)
         kept = functions.invoke(name, {}).json
         assert kept[3] == first[3]
         assert kept[1] == (3 if functions.keeps_process else 1)
@@ -110,12 +113,15 @@ def test_keepalive_zero_keeps_nothing(make_functions: MakeFunctions) -> None:
 def test_a_running_call_finishes_on_the_old_code(functions: Functions) -> None:
     name = functions.python(SLEEPS)
     before = functions.invoke(name, {}).json
+    wait_until_handed_back(functions, name)
     running = start_call(functions, name, {"s": 4 if functions.in_containers else 3})
     wait_until_running(functions, name)
     functions.update(name, SLEEPS.replace("WORD", "NEW"))
     after = functions.invoke(name, {}).json
     assert after[1:3] == [1, "NEW"]
     assert not running.done(), "the new code did not wait for the old"
+    if functions.keeps_environment:
+        wait_until("it is handed back", lambda: "idle" in states(functions, name))
     answer = running.result(20)
     assert (answer.error, answer.json[2]) == (None, "WORD")
     assert (answer.json[3] == before[3]) == functions.keeps_environment
@@ -123,7 +129,7 @@ def test_a_running_call_finishes_on_the_old_code(functions: Functions) -> None:
     again = functions.invoke(name, {}).json
     assert again[2] == "NEW"
     assert (again[:2] == [after[0], 2]) == functions.keeps_process
-    wait_until_idle(functions, name, 1 if functions.keeps_environment else 0)
+    wait_until_handed_back(functions, name)
     functions.wait_until_ended(answer.json[3])
 
 
@@ -167,7 +173,7 @@ def test_an_environment_that_dies_while_idle(functions: Functions) -> None:
     assert answer.error is None
     assert answer.json[1] == 1
     assert answer.json[3] != environment
-    wait_until_idle(functions, name, 1 if functions.keeps_environment else 0)
+    wait_until_handed_back(functions, name)
 
 
 EXITS_LATER = """
@@ -192,6 +198,7 @@ def test_an_end_after_the_response_is_silent(functions: Functions) -> None:
 def test_tmp_is_kept_and_private(functions: Functions) -> None:
     name = functions.sample("writes_tmp")
     first = functions.invoke(name, {"name": "a"}).json
+    wait_until_handed_back(functions, name)
     second = functions.invoke(name, {"name": "b"}).json
     assert "a" not in first["before"]
     assert ("a" in second["before"]) == functions.keeps_environment
@@ -215,6 +222,7 @@ def handler(event, context):
         pytest.skip("needs root: otherwise functions share the worker's /tmp")
     one, other = functions.python(source), functions.python(source)
     assert functions.invoke(one, {}).json == []
+    wait_until_handed_back(functions, one)
     assert functions.invoke(one, {}).json == (["everwarm-conformance"] if functions.keeps_environment else [])
     assert functions.invoke(other, {}).json == []
     assert not Path("/tmp/everwarm-conformance").exists()

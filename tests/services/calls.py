@@ -35,3 +35,8 @@ def wait_until_running(functions: Functions, name: str, count: int = 1) -> None:
 def wait_until_idle(functions: Functions, name: str, count: int = 1) -> None:
     """Until the function has ``count`` idle environments, and no others."""
     wait_until(f"{name} has {count} idle environments", lambda: states(functions, name) == ["idle"] * count)
+
+
+def wait_until_handed_back(functions: Functions, name: str) -> None:
+    """Until the environment of the function's only call so far, or of the latest, can be used again, where it can be."""
+    wait_until_idle(functions, name, 1 if functions.keeps_environment else 0)

@@ -33,6 +33,7 @@ from workers.images.state import state
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _FILE: Final = _ROOT / "compose" / "compose.yaml"
+_EXAMPLE: Final = _FILE.with_name(".env.example")
 _RECIPES: Final = _ROOT / "tests" / "compose" / "images"
 #: The tests' engine keeps what has this host in its name.
 _IMAGES: Final = f"{REGISTRY.split('/', 1)[0]}/compose"
@@ -64,8 +65,8 @@ class Images:
         self.everwarm = f"{_IMAGES}/everwarm:test"
         self._build_builder()
         # A name for the first stage too: what has none is no cache on the tests' engine.
-        stage = self.everwarm.replace("everwarm", "stage")
-        self._docker_build("--target", "build", "--tag", stage, *self._arguments(), str(_ROOT))
+        arguments = ("--target", "build", "--tag", f"{_IMAGES}/stage:test", *self._arguments())
+        self._docker_build(*arguments, str(_ROOT))
 
     def settings(self) -> dict[str, str]:
         """Variables of compose.yaml, and those of the commands."""
@@ -137,9 +138,10 @@ class Compose:
             require("docker-compose", "docker-compose"),
             "--file",
             str(_FILE),
-            "--no-ansi",
+            "--ansi",
+            "never",
             "--env-file",
-            os.devnull,
+            str(_EXAMPLE),
         )
         self.name = f"everwarm-test-{secrets.token_hex(4)}"
         self.endpoint = f"http://127.0.0.1:{free_port()}"

@@ -71,7 +71,7 @@ class Running(NamedTuple):
 def processes_in(container: str) -> list[Running]:
     """Everything that runs in a container but relays; empty when it is gone."""
     try:
-        found = client().top(container, ps_args="-eo pid,stat,args")["Processes"]
+        found = client().top(container, ps_args="-eo pid,stat,args")["Processes"] or ()
     except APIError:
         return []
     running = [Running(state[:1], command) for _, state, command in found]

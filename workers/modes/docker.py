@@ -42,7 +42,7 @@ class DockerStarter:
         self._boxes = boxes
         self._held: dict[str, tuple[Box, AttachedRelay]] = {}
         self.single_use = settings.mode == "docker"
-        self.hand_back_s = 0.0 if self.single_use else 0.01
+        self.hand_back_s = 0.0 if self.single_use else 0.05
 
     def prepare(self, spec: FunctionSpec, code_url: str) -> str:
         """Have the image here, and what is put on it."""
