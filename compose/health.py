@@ -37,7 +37,7 @@ def main(part: str) -> int:
         problem = dispatcher() if part == "dispatcher" else worker()
     except Exception as error:  # noqa: BLE001 - whatever it is, the part is not well
         problem = f"{type(error).__name__}: {error}"
-    print(problem or "ok")  # noqa: T201
+    print(problem or "ok")
     return 1 if problem else 0
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import docker
 import requests
@@ -202,6 +202,12 @@ class Engine:
         """Give the connections back."""
         self._api.close()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def info(self) -> EngineInfo:
         """Raises :class:`EngineUnavailable` when it does not answer."""
         with _mapped():
@@ -289,6 +295,12 @@ class Engine:
         with _mapped():
             found = self._api.images(filters={"label": label})
         return [(name, image.get("Labels") or {}) for image in found for name in image.get("RepoTags") or [image["Id"]]]
+
+    def tag(self, name: str, other: str) -> None:
+        """One more name for an image."""
+        repository, tag = parse_repository_tag(other)
+        with _mapped():
+            self._api.tag(name, repository, tag or "latest")
 
     def remove_image(self, name: str) -> bool:
         """Whether it is gone; one in use stays."""

@@ -9,15 +9,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 from mypy_boto3_lambda import LambdaClient
 from rich.console import Console
 
 from dispatcher.cli.part import ask_worker
-from tests.bench import bare, cold, relay, warm
-from tests.bench.load import Client
-from tests.bench.table import Line, latency, table
+from tests.bench import bare, cold, modes, relay, warm
+from tests.bench.load import Client, Size
+from tests.bench.table import Line, Row, latency, table
 from tests.services.commands import clean_environ
 from tests.services.stack import Stack
 
@@ -29,17 +28,8 @@ PAUSE_S = 0.25
 WARM, RATE, COLD = 1.7, 0.6, 1.3
 
 
-class Size(NamedTuple):
-    """How much is measured."""
-
-    rounds: int
-    calls: int
-    seconds: float
-    starts: int
-
-
-FULL = Size(rounds=5, calls=400, seconds=2.0, starts=12)
-QUICK = Size(rounds=2, calls=200, seconds=1.0, starts=4)
+FULL = Size(rounds=5, calls=400, seconds=2.0, starts=12, containers=6)
+QUICK = Size(rounds=2, calls=200, seconds=1.0, starts=4, containers=4)
 
 
 def main() -> None:
@@ -55,10 +45,13 @@ def main() -> None:
         client, connection = stack.client(), warm.Connection(stack.endpoint)
         cold.create(client, FUNCTION, found[0])
         with console.status("warm calls") as status:
-            lines = _warm(size, Client(bare.connect, redis_url), Client(warm.connect, stack.endpoint, FUNCTION))
+            lines: list[Row] = [
+                *_warm(size, Client(bare.connect, redis_url), Client(warm.connect, stack.endpoint, FUNCTION))
+            ]
             for program in found:
                 status.update(f"cold starts of {program.title}")
                 lines += _cold(size, client, connection, directory, program)
+            lines += modes.lines(size, directory, stack, FUNCTION, status.update)
             status.update("the relay alone")
             connection.close()
             trips = latency([asyncio.run(relay.round_trips(size.calls * size.rounds))])

@@ -48,7 +48,7 @@ def programs(available: dict[str, str]) -> list[Program]:
     return found
 
 
-def create(client: LambdaClient, name: str, program: Program, note: str = "") -> None:
+def create(client: LambdaClient, name: str, program: Program, note: str = "", memory_mb: int = 512) -> None:
     """A function with the program as its code; another ``note`` makes it another zip."""
     client.create_function(
         FunctionName=name,
@@ -57,7 +57,7 @@ def create(client: LambdaClient, name: str, program: Program, note: str = "") ->
         Role=_ROLE,
         Code={"ZipFile": zip_of(**{program.file: program.code, "note__txt": note})},
         Timeout=30,
-        MemorySize=512,
+        MemorySize=memory_mb,
     )
     client.get_waiter("function_active_v2").wait(FunctionName=name, WaiterConfig={"Delay": 1})
 

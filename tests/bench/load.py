@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
 
@@ -15,6 +15,17 @@ Call = Callable[[], None]
 Connect = Callable[..., Call]
 
 _connect: Callable[[], Call]
+
+
+class Size(NamedTuple):
+    """How much is measured."""
+
+    rounds: int
+    calls: int
+    seconds: float
+    starts: int
+    containers: int
+    """Calls of a mode that starts something for each of them."""
 
 
 class Client:

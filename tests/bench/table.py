@@ -49,12 +49,26 @@ class Line:
         return f"{'≥' if self.at_least else '≤'} {self.target:g}  [{style}]{word}[/]"
 
 
-def table(lines: Sequence[Line], caption: str) -> Table:
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A figure that could not be had here."""
+
+    title: str
+    why: str
+
+
+Row = Line | Missing
+
+
+def table(lines: Sequence[Row], caption: str) -> Table:
     """Everything for people."""
     found = Table("", "BARE", "EVERWARM", "RATIO", "TARGET", box=None, caption=caption, caption_justify="left")
     for column in found.columns[1:4]:
         column.justify = "right"
     for line in lines:
+        if isinstance(line, Missing):
+            found.add_row(line.title, "", "", "", f"not measured: {line.why}")
+            continue
         found.add_row(
             line.title,
             _number(line.bare, line.unit),

@@ -34,7 +34,9 @@ def test_one_after_the_other_share_one(functions: Functions) -> None:
     for _ in range(number):
         found.append(functions.invoke(name, {}).json)
         wait_until_handed_back(functions, name)
-    assert [count for _, count, *_ in found] == (list(range(1, number + 1)) if functions.keeps_process else [1] * number)
+    assert [count for _, count, *_ in found] == (
+        list(range(1, number + 1)) if functions.keeps_process else [1] * number
+    )
     assert len({process for process, *_ in found}) == (1 if functions.keeps_process else number)
     assert len({environment for *_, environment in found}) == (1 if functions.keeps_environment else number)
     if not functions.keeps_environment:
@@ -72,7 +74,7 @@ def test_different_functions_start_at_the_same_time(functions: Functions) -> Non
     began = time.monotonic()
     with ThreadPoolExecutor(4) as threads:
         assert [answer.json for answer in threads.map(lambda name: functions.invoke(name, {}), names)] == [1] * 4
-    assert time.monotonic() - began < 6.5
+    assert time.monotonic() - began < 7.5
 
 
 def test_functions_do_not_share(functions: Functions) -> None:

@@ -2,7 +2,8 @@
 
 import re
 
-from tests.services.functions import Functions, runtime_of
+from tests.services.calls import wait_until_handed_back
+from tests.services.functions import Functions
 from tests.services.waiting import wait_until
 
 
@@ -58,15 +59,16 @@ def handler(event, context):
 
 def test_a_hundred_megabytes_of_output(functions: Functions) -> None:
     name = functions.sample("big_output", Timeout=60)
-    answer = functions.invoke(name, {"bytes": 100_000_000})
-    assert (answer.error, answer.body) == (None, b"100000000")
+    size = 100_000_000 if functions.kind == "local" else 30_000_000
+    answer = functions.invoke(name, {"bytes": size})
+    assert (answer.error, answer.json) == (None, size)
     line = "x" * 999 + "\n"
     before, _, after = answer.log.partition("END RequestId: ")
     assert after.startswith(answer.request_id)
     assert before.endswith(line * 3)
     assert functions.invoke(name, {"bytes": 10}).body == b"10"
     log = stored_log(functions, name, answer.request_id)
-    assert log.count(line.encode()) == 100_000
+    assert log.count(line.encode()) == size // 1000
     assert log.startswith(b"START RequestId: ")
 
 
@@ -94,7 +96,7 @@ def handler(event, context):
     if event == "close":
         os.close(1)
         os.close(2)
-    return os.getpid()
+    return 1
 """)
     assert functions.invoke(name, "close").error is None
     for _ in range(2):
@@ -104,7 +106,7 @@ def handler(event, context):
     name = functions.create(
         {"index.js": "exports.handler = async () => { process.stdout.end(); process.stderr.destroy(); return 1; };"},
         "index.handler",
-        runtime_of("node"),
+        functions.runtime("node"),
     )
     for _ in range(3):
         assert functions.invoke(name, {}).body == b"1"
@@ -114,10 +116,18 @@ def test_output_between_invocations_is_stored(functions: Functions) -> None:
     name = functions.python("""
 import threading, time
 def handler(event, context):
-    threading.Timer(0.1, lambda: print("said later", flush=True)).start()
+    threading.Timer(0.5, lambda: print("said later", flush=True)).start()
     return 1
 """)
-    functions.invoke(name, {})
+    answer = functions.invoke(name, {})
+    if not functions.keeps_process:
+        # Its process has ended with the invocation, before it could say anything.
+        wait_until_handed_back(functions, name)
+        again = functions.invoke(name, {})
+        log = stored_log(functions, name, again.request_id)
+        assert answer.request_id.encode() in log
+        assert b"said later" not in log
+        return
 
     def later() -> bool:
         status, body = functions.stack.get(f"/_everwarm/logs/{name}")
@@ -128,7 +138,7 @@ def handler(event, context):
 
 def test_every_call_has_its_own_lines(functions: Functions) -> None:
     name = functions.python("def handler(event, context):\n    print('event', event)\n")
-    answers = [functions.invoke(name, number) for number in range(5)]
+    answers = [functions.invoke(name, number) for number in range(functions.times(5))]
     for number, answer in enumerate(answers):
         assert re.findall(r"event \d+", answer.log) == [f"event {number}"]
     log = stored_log(functions, name, answers[-1].request_id).decode()

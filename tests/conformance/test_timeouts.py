@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.conformance.test_results import report_of
-from tests.services.functions import SAMPLES, Functions, runtime_of
-from tests.services.processes import everything, look
+from tests.services.calls import wait_until_handed_back
+from tests.services.functions import SAMPLES, Functions
+from tests.services.processes import everything
 from tests.services.waiting import wait_until
 
 
@@ -30,7 +31,7 @@ def test_a_handler_that_hangs(functions: Functions, event: dict[str, bool]) -> N
 
 def test_an_endless_loop_in_node(functions: Functions) -> None:
     source = "exports.handler = async (e) => { if (e.hang) for (;;) {} return 'fine'; };"
-    name = functions.create({"index.js": source}, "index.handler", runtime_of("node"), Timeout=1)
+    name = functions.create({"index.js": source}, "index.handler", functions.runtime("node"), Timeout=1)
     assert functions.invoke(name, {}).json == "fine"
     answer = functions.invoke(name, {"hang": True})
     assert answer.json["errorType"] == "Sandbox.Timedout"
@@ -39,10 +40,11 @@ def test_an_endless_loop_in_node(functions: Functions) -> None:
 
 SOMETIMES = """
 import os, time
+process = os.urandom(8).hex()
 def handler(event, context):
     if event == "hang":
         time.sleep(3600)
-    return os.getpid()
+    return process
 """
 
 
@@ -52,7 +54,8 @@ def test_the_next_call_works(functions: Functions) -> None:
     assert functions.invoke(name, "hang").error == "Unhandled"
     after = functions.invoke(name, "").json
     assert after != before, "a process that timed out is not used again"
-    assert functions.invoke(name, "").json == after
+    wait_until_handed_back(functions, name)
+    assert (functions.invoke(name, "").json == after) == functions.keeps_process
 
 
 def test_timeouts_of_each_configuration(functions: Functions) -> None:
@@ -66,8 +69,17 @@ FORKS_AND_HANGS = """
 import time
 import forker
 def handler(event, context):
-    print(*forker.handler({"hold_output": event.get("hold_output", False)}, context), flush=True)
+    children = forker.handler({"hold_output": event.get("hold_output", False)}, context)
+    print("children:", len(children), context.log_stream_name[-32:], flush=True)
     time.sleep(3600)
+"""
+
+
+FORKS = """
+import forker
+def handler(event, context):
+    forker.handler(event, context)
+    return context.log_stream_name[-32:]
 """
 
 
@@ -78,31 +90,39 @@ def test_nothing_of_the_tree_is_left(functions: Functions, hold_output: bool) ->
     name = functions.create(files, "index.handler", Timeout=1)
     answer = functions.invoke(name, {"hold_output": hold_output})
     assert answer.json["errorType"] == "Sandbox.Timedout"
-    (pids,) = re.findall(r"^(\d+ \d+)$", answer.log, re.MULTILINE)
-    wait_until("the children are gone", lambda: not any(look(int(pid)) for pid in pids.split()))
+    (environment,) = re.findall(r"^children: 2 (\w+)$", answer.log, re.MULTILINE)
+    wait_until("the children are gone", lambda: not functions.processes(environment))
 
 
-def test_children_of_a_warm_environment_live_and_die_with_it(functions: Functions) -> None:
-    name = functions.sample("forker")
-    (pid, _) = functions.invoke(name, {}).json
-    assert functions.invoke(name, {"children": 0}).json == []
-    child = look(pid)
-    assert child is not None
+def test_children_live_and_die_with_their_process(functions: Functions) -> None:
+    """In a warm environment they go on between invocations; with it, or with the invocation's own process, they end."""
+    files = {"index.py": FORKS, "forker.py": (SAMPLES / "python" / "forker.py").read_text()}
+    name = functions.create(files, "index.handler")
+    environment = functions.invoke(name, {}).json
+    wait_until_handed_back(functions, name)
+    if functions.keeps_process:
+        assert functions.invoke(name, {"children": 0}).json == environment
+        wait_until_handed_back(functions, name)
+        assert len(functions.processes(environment)) >= 3, "the runtime and two children"
+    else:
+        wait_until("the children are gone", lambda: not functions.processes(environment))
+    users = {process.uid for process in everything()} & set(functions.stack.uids)
     functions.update(name, "handler = lambda event, context: 1")
-    functions.configure(name, Handler="index.handler")
     assert functions.invoke(name, {}).json == 1
-    wait_until("the children are gone", lambda: look(pid) is None)
-    if functions.separated:
-        wait_until("no process of their user is left", lambda: child.uid not in {found.uid for found in everything()})
+    functions.wait_until_ended(environment)
+    if functions.separated and not functions.in_containers:
+        (user,) = users
+        wait_until("no process of their user is left", lambda: user not in {found.uid for found in everything()})
 
 
 LINGERS = """
 import os, signal, threading, time
+process = os.urandom(8).hex()
 def handler(event, context):
     if event == "linger":
         # The response is there, but the runtime asks for nothing more: it is killed when the time is up.
         threading.Thread(target=lambda: (time.sleep(0.05), os.kill(os.getpid(), signal.SIGSTOP))).start()
-    return os.getpid()
+    return [process, context.log_stream_name[-32:]]
 """
 
 
@@ -113,6 +133,11 @@ def test_an_answer_comes_before_the_end(functions: Functions) -> None:
     first = functions.invoke(name, "linger")
     assert first.error is None
     assert time.monotonic() - began < 2
-    wait_until("it has stopped", lambda: (found := look(first.json)) is None or found.state in "TZ")
+    process, environment = first.json
+    wait_until(
+        "it has stopped or ended", lambda: all(one.state in "TZ" for one in functions.processes(environment))
+    )
     second = functions.invoke(name, "")
     assert second.status == 200
+    if not functions.keeps_process:
+        assert second.json[0] != process

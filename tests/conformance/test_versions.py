@@ -34,7 +34,7 @@ def versioned(functions: Functions) -> str:
 
 
 def test_each_version_its_own(functions: Functions, versioned: str) -> None:
-    for _ in range(2):  # warm as well as cold
+    for _ in range(2 if functions.keeps_environment else 1):  # warm as well as cold
         for qualifier, expected in (
             ("1", ["one", "first", "1", "128", "1", ["1"]]),
             ("2", ["two", "second", "2", "256", "2", ["2"]]),
@@ -81,19 +81,21 @@ def test_weights(functions: Functions, versioned: str) -> None:
     )
     seen: Counter[str] = Counter()
 
-    def both() -> bool:
+    def enough() -> bool:
         answer = functions.invoke(versioned, {}, Qualifier="canary")
         assert answer.json[0] == {"1": "one", "2": "two"}[str(answer.version)]
         assert answer.json[5] == ["canary"]
         seen[str(answer.version)] += 1
-        return sum(seen.values()) >= 60
+        # Where each call is a cold start it is enough to see both.
+        return sum(seen.values()) >= 60 or (not functions.keeps_process and len(seen) == 2)
 
-    wait_until("sixty calls are answered", both, every_s=0)
-    assert 10 < seen["1"] < 50, seen  # out of this once in 200 million runs
+    wait_until("enough calls are answered", enough, 60, every_s=0)
+    assert set(seen) == {"1", "2"}
+    assert 10 < seen["1"] < 50 or not functions.keeps_process, seen  # out of this once in 200 million runs
     functions.client.update_alias(
         FunctionName=versioned, Name="canary", RoutingConfig={"AdditionalVersionWeights": {"2": 1.0}}
     )
-    assert {functions.invoke(versioned, {}, Qualifier="canary").version for _ in range(10)} == {"2"}
+    assert {functions.invoke(versioned, {}, Qualifier="canary").version for _ in range(functions.times(10))} == {"2"}
 
 
 def test_a_deleted_version_is_gone(functions: Functions, versioned: str) -> None:

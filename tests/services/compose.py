@@ -206,6 +206,24 @@ class Compose:
 
     # --- looking ---
 
+    @property
+    def port(self) -> int:
+        """Where the API is published."""
+        return urlsplit(self.endpoint).port or 0
+
+    @property
+    def label(self) -> str:
+        """Of the functions' containers."""
+        return f"{containers.INSTALLATION}={self.installation}"
+
+    def secrets(self) -> list[str]:
+        """What no list of processes may show."""
+        return [self.secret, *(value for name, value in self._environ.items() if name.endswith("_PASSWORD"))]
+
+    def processes(self, container: str) -> str:
+        """A container's processes with their arguments."""
+        return _docker("top", container, "-eo", "pid,args")
+
     def containers(self, service: str = "") -> list[str]:
         """Ids of a service's containers, or of all services'."""
         labels = [f"com.docker.compose.project={self.name}"]
@@ -225,7 +243,7 @@ class Compose:
 
     def function_containers(self) -> list[str]:
         """Ids of the containers that this project's workers have made."""
-        return [one.id for one in self.engine.containers(f"{containers.INSTALLATION}={self.installation}")]
+        return [one.id for one in self.engine.containers(self.label)]
 
     def left(self) -> list[str]:
         """What of the project is on the engine."""

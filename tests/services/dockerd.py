@@ -99,6 +99,10 @@ class Dockerd:
         self._wait("containerd has a socket", (run / "containerd.sock").exists)
         # With no bridge of its own it would take the machine's docker0, and with none at all it removes that one.
         subprocess.run(["ip", "link", "add", self._slot.bridge, "type", "bridge"], check=True)
+        self._start_daemon()
+
+    def _start_daemon(self) -> None:
+        data, run = self._slot.data, self._slot.run
         self._spawn(
             "dockerd", "--host", self.url, "--containerd", str(run / "containerd.sock"),
             "--data-root", str(data / "docker"), "--exec-root", str(run / "docker"),
@@ -107,6 +111,17 @@ class Dockerd:
             "--group", "root",
         )  # fmt: skip
         self._wait("dockerd answers", self._answers)
+
+    def stop_daemon(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """End dockerd alone, as a restart of its service does, or a crash."""
+        daemon = self._started.pop()
+        daemon.send_signal(number)
+        daemon.wait(_STOP_S)
+
+    def start_daemon(self) -> None:
+        """Start it again."""
+        with firewall.kept():
+            self._start_daemon()
 
     def _file(self, name: str, content: str) -> Path:
         file = self._slot.run / name
