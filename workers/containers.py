@@ -25,7 +25,8 @@ WORKER: Final = "everwarm.worker"
 ENVIRONMENT: Final = "everwarm.environment"
 REVISION: Final = "everwarm.revision"
 FUNCTION: Final = "everwarm.function"
-STARTED: Final = "everwarm.started"
+LAYER: Final = "everwarm.layer"
+"""Of an image: a layer that a worker made (``workers.modes.contents``)."""
 
 #: A call that takes longer means that the engine hangs; starting a container on a busy machine takes seconds.
 _TIMEOUT_S: Final = 60.0
@@ -403,11 +404,16 @@ class Engine:
             for one in found
         ]
 
+    def inspect(self, container: str) -> dict[str, Any]:
+        """All that the engine knows of it. Raises :class:`NoSuch`."""
+        with _mapped():
+            found: dict[str, Any] = self._api.inspect_container(container)
+        return found
+
     def state(self, container: str) -> str | None:
         """``running``, ``paused`` …; ``None`` when it is gone."""
         try:
-            with _mapped():
-                status: str = self._api.inspect_container(container)["State"]["Status"]
+            status: str = self.inspect(container)["State"]["Status"]
         except NoSuch:
             return None
         return status

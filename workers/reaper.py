@@ -21,6 +21,7 @@ from workers.store import Store, Unavailable
 #: A worker without a heartbeat for this long is gone for good.
 DEAD_S: Final = 30.0
 _EVERY_S: Final = 5.0
+_IMAGES_EVERY_S: Final = 15.0
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ class Reaper:
         self._on_failure = on_failure
         self._epoch: Any = None
         self._epoch_since = 0.0
+        self._images_due = 0.0
         self._suspects: set[str] = set()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
@@ -91,12 +93,22 @@ class Reaper:
             silent_s, epoch_s = self._heartbeats(now)
             label = f"{containers.INSTALLATION}={self._installation()}"
             left = leftovers(self._engine.containers(label), self._me, self._knows, silent_s, epoch_s)
+            if now >= self._images_due:
+                self._images_due = now + _IMAGES_EVERY_S
+                self._remove_images(label, silent_s, epoch_s)
         except (*Unavailable, EngineError, StartError) as error:
             log.debug("the reaper can't look: %s", error)
             return 0
         due = [one for one in left if one.id in self._suspects or one.labels.get(containers.WORKER) != self._me]
         self._suspects = {one.id for one in left}
         return sum(self._remove(one) for one in due)
+
+    def _remove_images(self, label: str, silent_s: Mapping[str, float], epoch_s: float) -> None:
+        """Layers that dead workers made. One in use stays, and one that a living worker needs again it makes again."""
+        for name, labels in self._engine.images(label):
+            worker = labels.get(containers.WORKER, "")
+            if containers.LAYER in labels and min(silent_s.get(worker, epoch_s), epoch_s) > DEAD_S:
+                self._engine.remove_image(name)
 
     def _heartbeats(self, now: float) -> tuple[dict[str, float], float]:
         client = self._store.client

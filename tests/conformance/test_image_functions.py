@@ -10,7 +10,6 @@ import pytest
 from tests.services.docker import image, require_engine
 from tests.services.functions import ROLE, Functions
 from tests.services.image_functions import make_layered_image, make_static_image
-from tests.services.waiting import wait_until
 from workers.containers import Engine
 
 _numbers = itertools.count(1)
@@ -53,11 +52,7 @@ def create(functions: Functions, uri: str, **members: Any) -> str:
 
 
 def state(functions: Functions, name: str) -> tuple[str, str, str]:
-    def settled() -> Any:
-        found = functions.client.get_function_configuration(FunctionName=name)
-        return found if found["State"] != "Pending" else None
-
-    found = wait_until(f"{name} is not Pending any more", settled, 30)
+    found = functions.end_of_pending(name)
     return found["State"], found.get("StateReasonCode", ""), found.get("StateReason", "")
 
 

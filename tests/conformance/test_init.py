@@ -58,7 +58,9 @@ def test_an_end_at_import(functions: Functions) -> None:
 
 
 def test_a_node_error_at_import(functions: Functions) -> None:
-    name = functions.create({"index.js": "throw new RangeError('at import');"}, "index.handler", functions.runtime("node"))
+    name = functions.create(
+        {"index.js": "throw new RangeError('at import');"}, "index.handler", functions.runtime("node")
+    )
     answer = functions.invoke(name, {})
     assert answer.error == "Unhandled"
     assert answer.json["errorType"] == "RangeError"

@@ -134,9 +134,7 @@ def test_an_answer_comes_before_the_end(functions: Functions) -> None:
     assert first.error is None
     assert time.monotonic() - began < 2
     process, environment = first.json
-    wait_until(
-        "it has stopped or ended", lambda: all(one.state in "TZ" for one in functions.processes(environment))
-    )
+    wait_until("it has stopped or ended", lambda: all(one.state in "TZ" for one in functions.processes(environment)))
     second = functions.invoke(name, "")
     assert second.status == 200
     if not functions.keeps_process:

@@ -34,7 +34,10 @@ def wait_until_running(functions: Functions, name: str, count: int = 1) -> None:
 
 def wait_until_idle(functions: Functions, name: str, count: int = 1) -> None:
     """Until the function has ``count`` idle environments, and no others."""
-    wait_until(f"{name} has {count} idle environments", lambda: states(functions, name) == ["idle"] * count)
+    try:
+        wait_until(f"{name} has {count} idle environments", lambda: states(functions, name) == ["idle"] * count)
+    except AssertionError as error:
+        raise AssertionError(f"{error}; states: {states(functions, name)}") from None
 
 
 def wait_until_handed_back(functions: Functions, name: str) -> None:

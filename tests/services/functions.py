@@ -135,7 +135,8 @@ class Functions:
         return self.create({"index.py": source}, "index.handler", **members)
 
     def create(self, files: Mapping[str, str | bytes], handler: str, runtime: str | None = None, **members: Any) -> str:
-        """Create a function and wait until it is Active; answers its name."""
+        """Create a function and wait until it is Active, unless told not to (``wait=False``); answers its name."""
+        wait = members.pop("wait", True)
         name = members.pop("FunctionName", None) or f"fn-{os.getpid()}-{next(_numbers)}"
         request: dict[str, Any] = {
             "FunctionName": name, "Runtime": runtime or self.runtime("python"), "Handler": handler, "Role": ROLE,
@@ -144,8 +145,18 @@ class Functions:
         }  # fmt: skip
         self.client.create_function(**request)
         self._made.append(name)
-        self.settle(name)
+        if wait:
+            self.settle(name)
         return name
+
+    def end_of_pending(self, name: str) -> dict[str, Any]:
+        """Its configuration, once it is Active or Failed."""
+
+        def settled() -> Any:
+            found = self.client.get_function_configuration(FunctionName=name)
+            return found if found["State"] != "Pending" else None
+
+        return cast("dict[str, Any]", wait_until(f"{name} is not Pending any more", settled, 30))
 
     def settle(self, name: str) -> None:
         """Wait until the function is Active and its last update is through."""
@@ -238,17 +249,20 @@ class Functions:
 
         def warm() -> set[str]:
             records = [record for name in self._made for record in self.environments(name)]
-            return {record["container"] for record in records if record["state"] == "idle"}
+            return {record["id"] for record in records if record["state"] == "idle"}
 
         def there() -> list[Container]:
             return [one for one in self.stack.containers() if _function_of(one) in self._made]
 
         try:
             wait_until(
-                "only warm containers are left", lambda: {one.id[:12] for one in there()} == warm(), 15, every_s=0.1
+                "only warm containers are left",
+                lambda: {one.labels[containers.ENVIRONMENT] for one in there()} == warm(),
+                15,
+                every_s=0.1,
             )
         except AssertionError as error:
-            states = [(one.id[:12], one.name, one.state) for one in there()]
+            states = [(one.labels[containers.ENVIRONMENT], one.name, one.state) for one in there()]
             raise AssertionError(f"{error}; warm: {warm()}, on the engine: {states}") from None
 
     def delete_all(self) -> None:

@@ -136,7 +136,8 @@ def program(spec: FunctionSpec, image: Image) -> tuple[list[str], Sequence[str],
 def variables(spec: FunctionSpec, environment: str, image: Image, settings: WorkerSettings) -> dict[str, str]:
     """All variables of the runtime's process but those that the relay adds: the image's, AWS's, the function's own."""
     zipped = spec.package_type != "Image"
-    found = {"TZ": ":UTC", **image.environment, **settings.docker_flags.environment}
+    # The base images name the host's time zone, which a function on AWS does not have.
+    found = {**image.environment, **({"TZ": ":UTC"} if zipped else {}), **settings.docker_flags.environment}
     found |= credentials(spec)
     found |= standard(spec, log_stream(spec.version, environment))
     if zipped:

@@ -31,7 +31,6 @@ from workers.process import RELAY_DIRECTORY, RelayMissing
 
 _REPOSITORY: Final = "everwarm/code"
 _RELAY_REPOSITORY: Final = "everwarm/relay"
-_MADE: Final = "everwarm.layer"
 #: Layers that no environment uses and that are kept for the next.
 _UNUSED_LAYERS: Final = 64
 _HASH: Final = 32
@@ -171,7 +170,7 @@ class Packer:
                     if tree is not None:
                         tar.add(tree.path, TASK, filter=_readable)
                 file.seek(0)
-                self._engine.add_layer(image.id, file, name, {_MADE: "1"})
+                self._engine.add_layer(image.id, file, name, {**self._labels(), containers.LAYER: "1"})
         finally:
             if tree is not None:
                 self._code.release(tree)
