@@ -295,7 +295,12 @@ class Engine:
         """Names and labels of the images that have a label (``name`` or ``name=value``)."""
         with _mapped():
             found = self._api.images(filters={"label": label})
-        return [(name, image.get("Labels") or {}) for image in found for name in image.get("RepoTags") or [image["Id"]]]
+        return [
+            # Of two that were made under one name at the same time, the first has none now.
+            (image["Id"] if name == "<none>:<none>" else name, image.get("Labels") or {})
+            for image in found
+            for name in image.get("RepoTags") or [image["Id"]]
+        ]
 
     def tag(self, name: str, other: str) -> None:
         """One more name for an image."""

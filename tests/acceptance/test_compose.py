@@ -169,18 +169,18 @@ def test_functions_in_containers_reach_their_relay_and_no_part(project: Compose,
     assert invoke(client, "listens", connect=[[listening, 8000]])["reached"] == [[listening, 8000]]
 
     ports = {"redis": 6379, "postgres": 5432, "dispatcher": 4566}
+    # All that is tried below is there: the dispatcher, which is on every network of the parts, reaches it.
+    for service, port in ports.items():
+        for place in project.places(service):
+            connect = f"import socket; socket.create_connection(({place!r}, {port}), 5)"
+            project.run("exec", "-T", "dispatcher", "/opt/everwarm/bin/python", "-c", connect)
     for mode in ("docker", "docker-reuse"):
         name = create(client, f"crosses-{mode}", mode)
         targets: list[list[Any]] = [[listening, 8000]]
         for service, port in ports.items():
-            (container,) = project.containers(service)
-            found = project.inspect(container)
-            networks = found["NetworkSettings"]["Networks"].values()
-            places = [service, found["Name"].lstrip("/"), container[:12], *(one["IPAddress"] for one in networks)]
-            # Behind a network's gateway is the host, which publishes the API on its loopback only.
-            gateways = [one["Gateway"] for one in networks if one["Gateway"]]
-            targets += [[place, port] for place in (*places, *gateways)]
-            targets += [[place, project.port] for place in gateways]
+            targets += [[place, port] for place in project.places(service)]
+            # A network's gateway is the host, which publishes the API on its loopback only.
+            targets += [[place, number] for place in project.gateways(service) for number in (port, project.port)]
         own_gateway = invoke(client, name)["address"].rpartition(".")[0] + ".1"
         targets += [[own_gateway, port] for port in (*ports.values(), project.port)]
         answer = invoke(client, name, connect=[["127.0.0.1", 9001], *targets], read=["/var/run/docker.sock"])
@@ -192,8 +192,7 @@ def test_local_functions_reach_neither_redis_nor_sql(project: Compose, client: L
     name = create(client, "crosses-local", "local")
     targets = []
     for service, port in {"redis": 6379, "postgres": 5432}.items():
-        (container,) = project.containers(service)
-        targets += [[place, port] for place in (service, container[:12], *project.addresses(container))]
+        targets += [[place, port] for place in project.places(service)]
     closed = ["/run/redis/redis.sock", "/proc/1/environ", "/var/lib/everwarm"]
     answer = invoke(client, name, connect=targets, read=[*closed, "/etc/hostname"])
     assert answer["reached"] == []

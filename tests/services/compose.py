@@ -236,10 +236,18 @@ class Compose:
         assert isinstance(found, dict)
         return found
 
-    def addresses(self, container: str) -> list[str]:
-        """In all its networks."""
+    def places(self, service: str) -> list[str]:
+        """Every name and address of a service of one container."""
+        (container,) = self.containers(service)
+        found = self.inspect(container)
+        networks = found["NetworkSettings"]["Networks"].values()
+        return [service, found["Name"].lstrip("/"), container[:12], *(one["IPAddress"] for one in networks)]
+
+    def gateways(self, service: str) -> list[str]:
+        """The host's addresses in its networks."""
+        (container,) = self.containers(service)
         networks = self.inspect(container)["NetworkSettings"]["Networks"].values()
-        return [one["IPAddress"] for one in networks if one["IPAddress"]]
+        return [one["Gateway"] for one in networks if one["Gateway"]]
 
     def function_containers(self) -> list[str]:
         """Ids of the containers that this project's workers have made."""

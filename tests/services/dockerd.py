@@ -33,6 +33,8 @@ _STOP_S: Final = 30.0
 _GRACE_S: Final = 5.0
 #: What the names of the runtime images begin with.
 REGISTRY: Final = "everwarm.test/lambda"
+#: And those of all images that are kept.
+_HOST: Final = REGISTRY.partition("/")[0]
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ class Dockerd:
         return "\n".join(Path(self._log.name).read_text(errors="replace").splitlines()[-15:])
 
     def remove_leftovers(self) -> list[str]:
-        """Remove all but the runtime images; a line for each container that there was, if it did not go by itself."""
+        """Remove all but the tests' images; a line for each container that there was, if it did not go by itself."""
         with _client(self.url) as client:
             with suppress(AssertionError):
                 wait_until(
@@ -167,7 +169,7 @@ class Dockerd:
                 network.remove()
             client.volumes.prune()
             for image in client.images.list():
-                if not any(tag.startswith(f"{REGISTRY}/") for tag in image.tags):
+                if not any(tag.startswith(f"{_HOST}/") for tag in image.tags):
                     # One that others are made of stays as long as they do.
                     with suppress(APIError):
                         client.images.remove(image.id, force=True)

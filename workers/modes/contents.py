@@ -17,6 +17,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -144,8 +145,13 @@ class Packer:
     def close(self) -> None:
         """Remove what only this worker needs; layers that another still uses stay."""
         self._code.close()
-        for name in self._layers:
-            self._engine.remove_image(name)
+        if not self._layers:
+            return
+        mine = self._labels()[containers.WORKER]
+        with suppress(EngineError):
+            for name, labels in self._engine.images(f"{containers.WORKER}={mine}"):
+                if containers.LAYER in labels:
+                    self._engine.remove_image(name)
 
     # Layers
 
