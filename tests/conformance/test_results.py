@@ -160,7 +160,8 @@ def test_the_next_call_works_after_each(functions: Functions) -> None:
 def test_an_exception_keeps_the_environment(functions: Functions) -> None:
     name = functions.python(SOMETIMES)
     process, environment = functions.invoke(name, "fine").json
-    for event in ("raise", "object", "large"):
+    # In the images AWS's own client ends when its response is refused as too large; ours goes on.
+    for event in ("raise", "object", *(() if functions.in_containers else ("large",))):
         wait_until_handed_back(functions, name)
         functions.invoke(name, event)
         wait_until_handed_back(functions, name)

@@ -126,31 +126,35 @@ def test_stopped_containers_are_kept_for_debugging(make: Make, engine: Engine) -
     engine.remove(left.id)
 
 
+def layers(engine: Engine, worker: str) -> list[str]:
+    """Of one worker."""
+    return [name for name, labels in engine.images(f"{containers.WORKER}={worker}") if LAYER in labels]
+
+
 @pytest.mark.parametrize("kind", ["docker", "stay-open", "docker-exec"])
 def test_code_as_a_layer(make: Make, engine: Engine, kind: str) -> None:
-    others = {one for one, _ in engine.images(LAYER)}
     functions = make(kind, LAMBDA_REMOTE_DOCKER="1")
+    (worker,) = functions.stack.workers()
     name = functions.python(LOOKS)
     assert ask(functions, name, "os.stat('/var/task/index.py').st_uid") == 0
     assert ask(functions, name, "os.access('/var/task', os.W_OK)") is False
-    before = {one for one, _ in engine.images(LAYER)} - others
-    assert before
+    assert len(layers(engine, worker)) == 1
     functions.update(name, LOOKS.replace("eval(event)", "'new'"))
     assert functions.invoke(name, "1").json == "new"
+    assert len(layers(engine, worker)) == 2
     functions.stack.stop("worker")
-    left = {one for one, _ in engine.images(LAYER)} & before
-    assert not left, "a worker that stops leaves none of its layers"
+    assert layers(engine, worker) == [], "a worker that stops leaves none of its layers"
 
 
 def test_layers_of_a_dead_worker_are_removed(make: Make, engine: Engine) -> None:
-    others = {one for one, _ in engine.images(LAYER)}
     functions = make("docker", LAMBDA_REMOTE_DOCKER="1")
+    (worker,) = functions.stack.workers()
     assert ask(functions, functions.python(LOOKS), "1") == 1
-    left = {one for one, _ in engine.images(LAYER)} - others
+    assert layers(engine, worker)
     functions.stack.kill9("worker")
     functions.stack.start_part("worker")
     functions.stack.wait_until_ready()
-    wait_until("its layers are gone", lambda: not {one for one, _ in engine.images(LAYER)} & left, 60, every_s=0.5)
+    wait_until("its layers are gone", lambda: not layers(engine, worker), 60, every_s=0.5)
 
 
 def test_cpu_by_weight_or_by_quota(make: Make, engine: Engine) -> None:

@@ -123,7 +123,7 @@ class Packer:
         if not self.remote:
             return Contents(image.id, tuple(mounts), tree)
         sha = spec.code_sha256 if spec.package_type == "Zip" and not spec.hot_reload_path else ""
-        name = f"{_REPOSITORY}:{_digest(image.id, digest, sha)}"
+        name = f"{_REPOSITORY}:{_digest(image.id, digest, sha, self._labels()[containers.INSTALLATION])}"
         self._make_layer(name, image, relay, lambda: self._code.use(sha, code_url) if sha else None)
         return Contents(name, tuple(mounts))
 
