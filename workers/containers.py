@@ -7,7 +7,7 @@ it refuses is :class:`EngineError`; nothing of the client library's own errors g
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,8 +33,8 @@ _TIMEOUT_S: Final = 60.0
 #: Pulling an image over a slow line.
 _PULL_S: Final = 900.0
 _CONNECTIONS: Final = 64
-#: How long a network that is to go may be in use by containers that are on their way out.
-_NETWORK_S: Final = 3.0
+#: How long containers that have ended may take until nothing counts them any more.
+GOING_S: Final = 3.0
 _TICK_S: Final = 0.1
 
 
@@ -308,12 +308,9 @@ class Engine:
         with _mapped():
             self._api.tag(name, repository, tag or "latest")
 
-    def remove_image(self, name: str) -> bool:
-        """Whether it is gone; one in use stays."""
-        with suppress(EngineError), _mapped():
-            self._api.remove_image(name, noprune=False)
-            return True
-        return False
+    def remove_image(self, name: str, patience_s: float = 0.0) -> bool:
+        """Whether it is gone; one in use stays. A container that has just ended counts for a moment."""
+        return _insist(lambda: self._api.remove_image(name, noprune=False), patience_s)
 
     # Networks
 
@@ -338,21 +335,9 @@ class Engine:
         found = [network for network in self._api.networks(names=[name]) if network["Name"] == name]
         return [network["Id"] for network in sorted(found, key=lambda one: (one["Created"], one["Id"]))]
 
-    def remove_network(self, name: str) -> bool:
-        """Whether it is gone; one in use stays. A container that has just ended still counts for a moment."""
-        give_up = time.monotonic() + _NETWORK_S
-        while True:
-            try:
-                with _mapped():
-                    self._api.remove_network(name)
-            except NoSuch:
-                return True
-            except EngineError:
-                if time.monotonic() > give_up:
-                    return False
-                time.sleep(_TICK_S)
-            else:
-                return True
+    def remove_network(self, name: str, patience_s: float = GOING_S) -> bool:
+        """As :meth:`remove_image`."""
+        return _insist(lambda: self._api.remove_network(name), patience_s)
 
     def join(self, network: str, container: str) -> None:
         """Connect a container that exists to one more network."""
@@ -516,6 +501,22 @@ def _mapped() -> Iterator[None]:
         raise EngineUnavailable(f"the container engine does not answer: {error}") from error
     except DockerException as error:
         raise EngineUnavailable(str(error)) from error
+
+
+def _insist(remove: Callable[[], object], patience_s: float) -> bool:
+    give_up = time.monotonic() + patience_s
+    while True:
+        try:
+            with _mapped():
+                remove()
+        except NoSuch:
+            return True
+        except EngineError:
+            if time.monotonic() >= give_up:
+                return False
+            time.sleep(_TICK_S)
+        else:
+            return True
 
 
 def _words(error: APIError) -> str:

@@ -41,5 +41,6 @@ def wait_until_idle(functions: Functions, name: str, count: int = 1) -> None:
 
 
 def wait_until_handed_back(functions: Functions, name: str) -> None:
-    """Until the environment of the function's only call so far, or of the latest, can be used again, where it can be."""
-    wait_until_idle(functions, name, 1 if functions.keeps_environment else 0)
+    """Until no call of the function has an environment any more, and one can be used again where the mode keeps any."""
+    wanted = {"idle"} if functions.keeps_environment else set()
+    wait_until(f"the environments of {name} are handed back", lambda: set(states(functions, name)) == wanted, 15)

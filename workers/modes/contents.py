@@ -151,7 +151,7 @@ class Packer:
         with suppress(EngineError):
             for name, labels in self._engine.images(f"{containers.WORKER}={mine}"):
                 if containers.LAYER in labels:
-                    self._engine.remove_image(name)
+                    self._engine.remove_image(name, containers.GOING_S)
 
     # Layers
 
