@@ -78,7 +78,7 @@ class Worker:
         self._claims = claims = Claims(self._store, settings.name)
         running = Running()
         self._environments = Environments(
-            Leases(self._store, settings.name, settings.mode),
+            Leases(self._store, settings.name, settings.mode, channel=settings.channel),
             lambda lease, on_gone: Environment(lease, self._loop, on_gone),
             self._starter,
             budget=starting.budget(settings),

@@ -85,8 +85,16 @@ class Leases:
     """The leases of one worker."""
 
     def __init__(
-        self, store: Store, worker: str, mode: str, *, lease_ms: int = LEASE_MS, move_ms: int = MOVE_MS
+        self,
+        store: Store,
+        worker: str,
+        mode: str,
+        *,
+        channel: str = "",
+        lease_ms: int = LEASE_MS,
+        move_ms: int = MOVE_MS,
     ) -> None:
+        self._channel = channel
         self._store = store
         self._worker = worker
         self._mode = mode
@@ -116,6 +124,7 @@ class Leases:
         description = {
             "worker": self._worker,
             "mode": self._mode,
+            "channel": self._channel,
             "account": spec.account,
             "region": spec.region,
             "function": spec.function,

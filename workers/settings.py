@@ -157,6 +157,11 @@ class WorkerSettings(Shared, frozen=True, kw_only=True):
         Setting("LAMBDA_DISABLE_AWS_ENDPOINT_URL", boolean, "1: functions get no AWS_ENDPOINT_URL_LAMBDA"),
     ] = False
 
+    @property
+    def channel(self) -> str:
+        """How mode docker-reuse reaches the runtime; empty in the other modes."""
+        return ("stay-open" if self.stay_open else "docker-exec") if self.mode == "docker-reuse" else ""
+
 
 def read(environ: Environ) -> WorkerSettings:
     """The settings with the defaults that depend on this machine filled in; raises ``SettingError``."""
