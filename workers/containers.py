@@ -61,6 +61,8 @@ class EngineInfo:
     rootless: bool
     cpus: int
     memory_bytes: int
+    limits_memory: bool = True
+    """A rootless engine on cgroups version 1 limits nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +224,7 @@ class Engine:
             any("rootless" in option for option in found.get("SecurityOptions") or ()),
             int(found.get("NCPU", 1)),
             int(found.get("MemTotal", 0)),
+            bool(found.get("MemoryLimit", True)),
         )
 
     # Images

@@ -13,6 +13,7 @@ import pytest
 from tests.faults.calls import Caller, caller, wait_until_quiet, wait_until_running
 from tests.services.docker import REGISTRY, image, require_engine, settings_of
 from tests.services.dockerd import Dockerd
+from tests.services.rootless import require_rootless, rootless_engine
 from tests.services.stack import Stack
 from tests.services.tcp import TcpProxy
 from tests.services.waiting import wait_until
@@ -44,6 +45,14 @@ def own_engine() -> Iterator[Dockerd]:
         command = [sys.executable, "-P", "-m", "workers.images.build", "--registry", REGISTRY, "python3.11"]
         subprocess.run(command, env={**os.environ, "DOCKER_HOST": engine.url}, check=True, capture_output=True)
         yield engine
+
+
+@pytest.fixture(scope="module")
+def rootless() -> Iterator[str]:
+    """A rootless engine's URL."""
+    require_rootless()
+    with rootless_engine() as url:
+        yield url
 
 
 def containers_of(stack: Stack, engine: Engine) -> int:
@@ -128,3 +137,23 @@ def test_no_engine_at_all(make_stack: Callable[..., Stack]) -> None:
     require_engine().close()
     with pytest.raises(AssertionError, match="worker ended with status 1"):
         make_stack(**settings_of("docker"), DOCKER_HOST="unix:///nowhere/docker.sock")
+
+
+@pytest.mark.parametrize("kind", ["docker", "stay-open", "docker-exec"])
+def test_rootless(make_stack: Callable[..., Stack], rootless: str, kind: str) -> None:
+    """The worker is root here and the daemon is not, so code comes as layers; memory is limited by the relay, since
+    nothing else does where control groups are of version 1."""
+    stack = make_stack(**settings_of(kind), DOCKER_HOST=rootless)
+    work = caller(stack)
+    assert work(n=1).body["n"] == 1
+    assert work(n=2).body["calls"] == (2 if kind == "stay-open" else 1)
+    hungry = caller(
+        stack, "hungry", memory_mb=128, code="def handler(event, context):\n    return len(b'x' * 500_000_000)"
+    )
+    answer = hungry()
+    assert (answer.status, answer.error) == (200, "Unhandled")
+    assert answer.body["errorMessage"].endswith("Error: Runtime exited with error: signal: killed")
+    assert work(n=3).good
+    stack.stop("worker")
+    with Engine.connect(rootless) as engine:
+        wait_until("no container is left", lambda: not engine.containers(containers.WORKER))

@@ -20,8 +20,9 @@ from workers.contract import keys
 from workers.contract.messages import FunctionSpec
 from workers.environment import Environment
 from workers.environments import StartError
+from workers.link import Start
 from workers.loop import LoopThread
-from workers.modes.container import container_spec, program
+from workers.modes.container import container_spec, program, start_frame
 from workers.modes.contents import Contents, Packer
 from workers.modes.images import Images
 from workers.modes.namespaces import Holding, Namespaces, Networks
@@ -107,6 +108,17 @@ class Boxes:
                     names = (self._own_network,)
                 self._networks = Networks(tuple(names), self._settings.docker_dns, flags.hosts)
             return self._networks
+
+    def start_frame(self, environment: Environment, box: Box) -> Start:
+        """What a relay in the box is to start."""
+        return start_frame(
+            environment.spec,
+            environment.id,
+            box.image,
+            self._settings,
+            own_network=box.own_network,
+            limited=self._info.limits_memory,
+        )
 
     def prepare(self, spec: FunctionSpec, code_url: str) -> str:
         """Have the function's image here, and the layer on it where there must be one; the image's id. Raises :class:`StartError`."""

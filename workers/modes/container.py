@@ -97,9 +97,18 @@ def platform(spec: FunctionSpec, settings: WorkerSettings, host: str) -> str:
 
 
 def start_frame(
-    spec: FunctionSpec, environment: str, image: Image, settings: WorkerSettings, own_network: bool
+    spec: FunctionSpec,
+    environment: str,
+    image: Image,
+    settings: WorkerSettings,
+    *,
+    own_network: bool,
+    limited: bool,
 ) -> Start:
-    """What the relay is to start in it. Raises :class:`FunctionFault` for an image that starts nothing."""
+    """What the relay is to start in it; where the engine limits no memory (``limited``) the relay does.
+
+    Raises :class:`FunctionFault` for an image that starts nothing.
+    """
     argv, bootstraps, directory = program(spec, image)
     uid = None if settings.docker_flags.user or settings.docker_flags.privileged else user_id(environment)
     return Start(
@@ -109,8 +118,8 @@ def start_frame(
         cwd=directory,
         uid=uid,
         gid=_GID if uid is not None else None,
-        memory_mb=0,
-        memory_cgroup=_CGROUPS,
+        memory_mb=0 if limited else spec.memory_mb,
+        memory_cgroup=_CGROUPS if limited else (),
         tmp=TMP,
         tmp_mb=spec.ephemeral_mb,
         response_limit=settings.max_payload_bytes,

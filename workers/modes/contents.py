@@ -74,13 +74,15 @@ class Packer:
         return self._remote
 
     def _look(self) -> bool:
-        relay, _ = self._relay("x86_64" if (RELAY_DIRECTORY / "everwarm-relay-x86_64").exists() else "arm64")
+        # Where the code will be: a daemon of another user may see the directory above and not this one.
+        seen = self._run / "code" / "look"
+        seen.touch()
         spec = ContainerSpec(
             image=self.relay_image(self._engine.info().architecture),
             name=f"everwarm-look-{secrets.token_hex(4)}",
             command=(RELAY,),
             labels={**self._labels(), containers.ENVIRONMENT: ""},
-            mounts=[(str(relay), "/look")],
+            mounts=[(str(seen), "/look")],
         )
         try:
             self._engine.remove(self._engine.create(spec))

@@ -14,7 +14,7 @@ from workers.journal import Journal, Shipper
 from workers.link import ApiRequest
 from workers.loop import LoopThread
 from workers.modes.boxes import Box, Boxes
-from workers.modes.container import RELAY, start_frame
+from workers.modes.container import RELAY
 from workers.settings import WorkerSettings
 
 #: A relay that does not answer in this time is in a paused container, or its machine is far too busy to be given work.
@@ -55,7 +55,7 @@ class DockerStarter:
         environment.journal = new_journal(environment, relay, self._loop, self._shipper, self._settings)
 
         def run(box: Box) -> None:
-            frame = start_frame(environment.spec, environment.id, box.image, self._settings, box.own_network)
+            frame = self._boxes.start_frame(environment, box)
             self._loop.submit(relay.connect(self._boxes.engine.attach(box.container))).result()
             self._loop.call(relay.link.start, frame)
             self._boxes.engine.start(box.container)

@@ -17,7 +17,7 @@ from workers.journal import Shipper
 from workers.link import ApiRequest, Exited, LinkBroken
 from workers.loop import LoopThread
 from workers.modes.boxes import Box, Boxes
-from workers.modes.container import RELAY, start_frame
+from workers.modes.container import RELAY
 from workers.modes.docker import new_journal, new_relay, settle
 from workers.settings import WorkerSettings
 
@@ -85,7 +85,7 @@ class ExecStarter:
         box = kept.box
         assert box is not None, "the container was made"
         relay = new_relay(environment, self._on_api, environment.on_process_exit)
-        frame = start_frame(environment.spec, environment.id, box.image, self._settings, box.own_network)
+        frame = self._boxes.start_frame(environment, box)
         environment.journal = new_journal(environment, relay, self._loop, self._shipper, self._settings)
         user = self._settings.docker_flags.user or "0:0"
         stream = self._boxes.engine.execute(box.container, (RELAY,), user, "/")
