@@ -70,4 +70,4 @@ clean: ## Remove the environment and everything built
 # Programs that some tests need: installed in CI or when asked for, else those tests say what to type.
 system:
 	@tests/services/install postgresql:initdb nodejs:node npm:npm docker.io:dockerd iproute2:ip mmdebstrap:mmdebstrap gpg:gpg \
-	  docker-compose:docker-compose $(if $(filter x86_64,$(shell uname -m)),,redis-server:redis-server)
+	  docker-compose:docker-compose rootlesskit:rootlesskit slirp4netns:slirp4netns uidmap:newuidmap $(if $(filter x86_64,$(shell uname -m)),,redis-server:redis-server)

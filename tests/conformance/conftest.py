@@ -4,31 +4,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.services.docker import REGISTRY, require_engine
+from tests.services.docker import KINDS, settings_of
 from tests.services.functions import Functions
 from tests.services.stack import Stack
 
-#: Every mode must pass every test of this folder; docker-reuse by both of its channels.
-MODES = {
-    "local": {"EVERWARM_MODE": "local"},
-    "docker": {"EVERWARM_MODE": "docker"},
-    "stay-open": {"EVERWARM_MODE": "docker-reuse"},
-    "docker-exec": {"EVERWARM_MODE": "docker-reuse", "LAMBDA_STAY_OPEN_MODE": "0"},
-}
-
-
-def settings_of(mode: str) -> dict[str, str]:
-    """The environment variables of a stack in that mode; skips where it needs an engine and there is none."""
-    if mode == "local":
-        return {}
-    require_engine()
-    found = MODES[mode]
-    return {**found, "LAMBDA_EXECUTOR": found["EVERWARM_MODE"], "LAMBDA_CONTAINER_REGISTRY": REGISTRY}
-
-
-@pytest.fixture(params=MODES)
+@pytest.fixture(params=KINDS)
 def mode(request: pytest.FixtureRequest) -> str:
-    """The mode that runs the test's functions."""
+    """The mode that runs the test's functions; docker-reuse by both of its channels. All must pass every test of this folder."""
     found: str = request.param
     return found
 
@@ -43,10 +25,14 @@ def functions(mode: str, shared_stack: Callable[..., Stack]) -> Iterator[Functio
 
 
 @pytest.fixture
-def make_functions(make_stack: Callable[..., Stack], mode: str) -> Callable[..., Functions]:
+def make_functions(make_stack: Callable[..., Stack], mode: str) -> Iterator[Callable[..., Functions]]:
     """Functions on a stack for this test alone, with settings: ``make_functions(EVERWARM_CONCURRENCY="2")``."""
+    made: list[Functions] = []
 
     def make(**environ: str) -> Functions:
-        return Functions(make_stack(**settings_of(mode), **environ), mode)
+        made.append(Functions(make_stack(**settings_of(mode), **environ), mode))
+        return made[-1]
 
-    return make
+    yield make
+    for found in made:
+        found.wait_until_only_warm_ones_are_left()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from tests.conformance.test_results import report_of
 from tests.services.calls import wait_until_handed_back
+from tests.services.docker import processes_in
 from tests.services.functions import Functions
 from tests.services.processes import everything
 from tests.services.waiting import wait_until
@@ -94,7 +95,9 @@ def test_a_hang_before_the_first_event(make_functions: MakeFunctions) -> None:
     assert answer.log.count("hanging at import") >= 1
     assert report_of(answer.log)["status"] == "timeout"
     assert not [process for process in everything() if process.uid in functions.stack.uids]
-    wait_until("its containers are gone", lambda: not functions.containers(name))
+    wait_until(
+        "nothing runs in its containers", lambda: not any(processes_in(one.id) for one in functions.containers(name))
+    )
     functions.update(name, "handler = lambda event, context: 'fine'")
     assert functions.invoke(name, {}).json == "fine"
 
