@@ -4,6 +4,7 @@ Everything blocks and may be called from any thread. An engine that does not ans
 it refuses is :class:`EngineError`; nothing of the client library's own errors gets out of here.
 """
 
+import re
 import socket
 import threading
 import time
@@ -255,26 +256,23 @@ class Engine:
 
     def import_image(self, tar: Path, name: str, changes: Sequence[str]) -> None:
         """A root file system becomes an image; ``changes`` are Dockerfile instructions."""
-        repository, tag = parse_repository_tag(name)
         with _mapped():
-            answer: str = self._api.import_image(
-                src=str(tar), repository=repository, tag=tag or "latest", changes=list(changes)
-            )
-        if '"error"' in answer:
-            raise EngineError(f"{name} could not be imported: {answer.strip()}")
+            answer: str = self._api.import_image(src=str(tar), changes=list(changes))
+        self._name_import(answer, name)
 
     def import_files(self, archive: bytes, name: str, labels: Mapping[str, str]) -> None:
         """A small image of nothing but a tar archive's files."""
-        repository, tag = parse_repository_tag(name)
+        changes = [f"LABEL {key}={value}" for key, value in labels.items()]
         with _mapped():
-            answer: str = self._api.import_image_from_data(
-                archive,
-                repository=repository,
-                tag=tag,
-                changes=[f"LABEL {key}={value}" for key, value in labels.items()],
-            )
-        if '"error"' in answer:
+            answer: str = self._api.import_image_from_data(archive, changes=changes)
+        self._name_import(answer, name)
+
+    def _name_import(self, answer: str, name: str) -> None:
+        """The answer is a line with the new image's id. Podman 4.3 does not heed a tag that is given with the import."""
+        found = re.search(r"sha256:[0-9a-f]{64}|(?<=\")[0-9a-f]{64}", answer)
+        if found is None or '"error"' in answer:
             raise EngineError(f"{name} could not be imported: {answer.strip()}")
+        self.tag(found[0], name)
 
     def add_layer(self, base: str, archive: Any, name: str, labels: Mapping[str, str]) -> None:
         """Make image ``name`` of ``base`` and one more layer: the files of a tar archive (bytes or a file)."""
