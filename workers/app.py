@@ -39,7 +39,7 @@ from workers.contract.messages import (
 from workers.environment import Environment
 from workers.environments import Environments, StartError
 from workers.executor import Executor
-from workers.hot_reload import HotReload
+from workers.hot_reload import HotReload, identity
 from workers.journal import Shipper
 from workers.leases import Leases
 from workers.loop import LoopThread
@@ -83,7 +83,7 @@ class Worker:
             self._starter,
             budget=starting.budget(settings),
             keepalive_ms=0 if settings.mode == "docker" else settings.keepalive_ms,
-            edition=self._hot_reload.edition,
+            edition=identity if self._starter.single_use else self._hot_reload.edition,
         )
         self._executor = Executor(
             claims,

@@ -41,6 +41,9 @@ class Attached(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._rest = bytearray()
         self._ended = asyncio.Event()
+        self._aborted = False
+        self.process_ended = False
+        """The other side closed the stream; not we, having waited in vain."""
 
     @classmethod
     async def open(cls, stream: socket.socket, protocol: "Attached") -> None:
@@ -85,6 +88,7 @@ class Attached(asyncio.Protocol):
         if self._rest:
             # What an engine says in plain text: the process could not be executed.
             self._complain(bytes(self._rest))
+        self.process_ended = not self._aborted
         self._ended.set()
         self._on_end()
 
@@ -125,10 +129,10 @@ class Attached(asyncio.Protocol):
         try:
             await asyncio.wait_for(self._ended.wait(), patience_s)
         except TimeoutError:
-            return False
+            self._aborted = True
         finally:
             self._transport.abort()
-        return True
+        return self.process_ended
 
 
 class AttachedRelay:

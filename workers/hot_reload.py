@@ -51,6 +51,17 @@ class HotReload:
                 directory.close()
 
 
+def identity(path: str) -> int:
+    """Which directory has this path: 0 for the empty path, and for one that is not on this machine.
+
+    For processes that read the code anew each time, from a mount that stays on the directory that was there at first.
+    """
+    try:
+        return Path(path).stat().st_ino if path else 0
+    except OSError:
+        return 0
+
+
 class _Directory:
     def __init__(self, path: str, marks: Path) -> None:
         self._path = path

@@ -1,6 +1,6 @@
 """Everwarm as `compose/compose.yaml` brings it up, with docker-compose and an image built by `compose/Dockerfile`.
 
-All tests share one project; with pytest-xdist's ``--dist loadgroup`` it is brought up once.
+One test, because bringing it up takes longer than every check, and several would be spread over pytest-xdist's workers.
 """
 
 import json
@@ -19,9 +19,6 @@ from tests.services.code import zip_of
 from tests.services.compose import ACCOUNT, Compose
 from tests.services.waiting import wait_until
 from workers import containers
-
-# Cold caches: three root file systems, the dependencies and Go's compiler are fetched first.
-pytestmark = [pytest.mark.timeout(1800), pytest.mark.xdist_group("compose")]
 
 _RUNTIME: Final = "python3.13"
 _PROBES: Final = """
@@ -67,7 +64,7 @@ def handler(event, context):
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def project() -> Iterator[Compose]:
     # Few slots, so that one worker is not enough for the load below.
     one = Compose(EVERWARM_CONCURRENCY="2")
@@ -77,9 +74,18 @@ def project() -> Iterator[Compose]:
         one.close()
 
 
-@pytest.fixture(scope="module")
-def client(project: Compose) -> LambdaClient:
-    return project.client(max_pool_connections=16)
+# Cold caches: three root file systems, the dependencies and Go's compiler are fetched first.
+@pytest.mark.timeout(1800)
+def test_a_project_from_up_to_down(project: Compose) -> None:
+    client = project.client(max_pool_connections=16)
+    no_part_has_more_rights_than_it_needs(project)
+    redis_asks_for_its_password_and_never_evicts(project)
+    callers_need_credentials(project, client)
+    for mode in ("local", "docker", "docker-reuse"):
+        functions_run(project, client, mode)
+    functions_in_containers_reach_their_relay_and_no_part(project, client)
+    local_functions_reach_neither_redis_nor_sql(project, client)
+    workers_come_and_go_under_load(project, client)
 
 
 def create(client: LambdaClient, name: str, mode: str | None = None) -> str:
@@ -104,7 +110,7 @@ def invoke(client: LambdaClient, name: str, **event: Any) -> dict[str, Any]:
     return found
 
 
-def test_each_part_has_no_more_rights_than_it_needs(project: Compose) -> None:
+def no_part_has_more_rights_than_it_needs(project: Compose) -> None:
     (socket,) = {
         project.inspect(one)["HostConfig"]["Binds"][0].split(":")[0] for one in project.containers("worker-docker")
     }
@@ -132,14 +138,14 @@ def test_each_part_has_no_more_rights_than_it_needs(project: Compose) -> None:
     assert published == {("4566/tcp", "127.0.0.1")}
 
 
-def test_redis_asks_for_its_password_and_never_evicts(project: Compose) -> None:
+def redis_asks_for_its_password_and_never_evicts(project: Compose) -> None:
     refused = project.run("exec", "-T", "-e", "REDISCLI_AUTH=", "redis", "redis-cli", "ping")
     assert "NOAUTH" in refused
     for name, value in {"maxmemory-policy": "noeviction", "appendonly": "yes", "maxmemory": str(512 << 20)}.items():
         assert project.run("exec", "-T", "redis", "redis-cli", "config", "get", name).split() == [name, value]
 
 
-def test_callers_need_credentials(project: Compose, client: LambdaClient) -> None:
+def callers_need_credentials(project: Compose, client: LambdaClient) -> None:
     client.list_functions()
     for key, secret in ((project.key, "wrong"), ("AKIDUNKNOWN", project.secret)):
         with pytest.raises(ClientError) as caught:
@@ -151,8 +157,7 @@ def test_callers_need_credentials(project: Compose, client: LambdaClient) -> Non
         assert refused.value.code == 403, path
 
 
-@pytest.mark.parametrize("mode", ["local", "docker", "docker-reuse"])
-def test_functions_run_in_every_mode(project: Compose, client: LambdaClient, mode: str) -> None:
+def functions_run(project: Compose, client: LambdaClient, mode: str) -> None:
     # docker-reuse is the default.
     name = create(client, f"in-{mode}", mode if mode != "docker-reuse" else None)
     first, second = invoke(client, name, n=1), invoke(client, name, n=2)
@@ -164,7 +169,7 @@ def test_functions_run_in_every_mode(project: Compose, client: LambdaClient, mod
     assert (first["uid"] >= 100_000) == (mode == "local")
 
 
-def test_functions_in_containers_reach_their_relay_and_no_part(project: Compose, client: LambdaClient) -> None:
+def functions_in_containers_reach_their_relay_and_no_part(project: Compose, client: LambdaClient) -> None:
     listening = invoke(client, create(client, "listens"), listen=True)["address"]
     assert invoke(client, "listens", connect=[[listening, 8000]])["reached"] == [[listening, 8000]]
 
@@ -188,7 +193,7 @@ def test_functions_in_containers_reach_their_relay_and_no_part(project: Compose,
         assert answer["read"] == []
 
 
-def test_local_functions_reach_neither_redis_nor_sql(project: Compose, client: LambdaClient) -> None:
+def local_functions_reach_neither_redis_nor_sql(project: Compose, client: LambdaClient) -> None:
     name = create(client, "crosses-local", "local")
     targets = []
     for service, port in {"redis": 6379, "postgres": 5432}.items():
@@ -235,7 +240,7 @@ class Load:
         wait_until(f"{number} more calls are answered", lambda: self.answers.total() >= wanted, 60)
 
 
-def test_workers_come_and_go_under_load(project: Compose, client: LambdaClient) -> None:
+def workers_come_and_go_under_load(project: Compose, client: LambdaClient) -> None:
     service = "worker-docker-reuse"
     name = create(client, "loaded")
 

@@ -107,7 +107,7 @@ def test_node(functions: Functions, code: Path) -> None:
 
 def test_a_running_call_finishes_on_the_old_code(functions: Functions, code: Path) -> None:
     name = deploy(functions, code)
-    running = start_call(functions, name, {"s": 4})
+    running = start_call(functions, name, {"s": 6 if functions.in_containers else 3})
     wait_until_running(functions, name)
     write(code / "index.py", SOURCE.format(word="second"))
     assert functions.invoke(name, {}).json[0] == "second"

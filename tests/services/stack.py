@@ -157,15 +157,28 @@ class Stack:
             names = [f"{container.name} ({container.state})" for container in left]
             raise AssertionError(f"containers left by the stack: {names}") from None
 
+    def _remove_networks(self) -> list[str]:
+        """Those of its workers that are left: of a killed one its network stays for the next of the installation."""
+        if not self._installations:
+            return []
+        names = [f"everwarm-{name}" for name in self._installations]
+        found = [network["Name"] for network in docker.client().networks(names=names) if network["Name"] in names]
+        for name in found:
+            docker.connection().remove_network(name)
+        return found
+
     def close(self) -> None:
         """Stop everything; fails when a process, a container or a Redis key is left behind."""
         left = tree(process.pid for process in self._running.values())
+        worker_stops = self.runs("worker")
         try:
             for name in reversed(list(self._running)):
                 self.stop(name)
             leaked = self.redis.leaked_keys() if self.redis.running else []
             wait_until_gone([*left, *(process for process in everything() if process.uid in self.uids)])
             self._wait_until_no_container_is_left()
+            networks = self._remove_networks()
+            assert not (networks and worker_stops), f"left by a worker that stopped: {networks}"
             assert not leaked, f"keys without a TTL that are not on the permanent list: {leaked}"
         finally:
             self.redis.close()

@@ -22,6 +22,8 @@ type memoryGauge struct {
 	over    func() // called once when the limit is passed
 	also    func() // looks at something else at the same times
 
+	killsBefore int // in the cgroups, which may be older than this relay
+
 	peak   atomic.Int64
 	oom    atomic.Bool
 	busy   atomic.Bool // the runtime starts or runs an invocation
@@ -85,8 +87,14 @@ func (m *memoryGauge) mark() int64 {
 	return m.peak.Load()
 }
 
-// cgroupKilled reports whether the kernel killed for memory in one of the runtime's cgroups (version 2, then 1).
+// cgroupKilled reports whether the kernel has killed for memory in one of the runtime's cgroups since this relay began.
 func (m *memoryGauge) cgroupKilled() bool {
+	return m.cgroupKills() > m.killsBefore
+}
+
+// cgroupKills counts the kernel's kills for memory in the runtime's cgroups (version 2, then 1).
+func (m *memoryGauge) cgroupKills() int {
+	kills := 0
 	for _, dir := range m.cgroups {
 		for _, name := range []string{"memory.events", "memory.oom_control"} {
 			text, err := os.ReadFile(filepath.Join(dir, name))
@@ -95,11 +103,11 @@ func (m *memoryGauge) cgroupKilled() bool {
 			}
 			for _, line := range strings.Split(string(text), "\n") {
 				key, value, _ := strings.Cut(line, " ")
-				if count, err := strconv.Atoi(value); key == "oom_kill" && err == nil && count > 0 {
-					return true
+				if count, err := strconv.Atoi(value); key == "oom_kill" && err == nil {
+					kills += count
 				}
 			}
 		}
 	}
-	return false
+	return kills
 }

@@ -57,6 +57,7 @@ func (r *relay) start(payload []byte, privateTmp string) error {
 	r.memory = &memoryGauge{tree: r.tree, cgroups: cfg.MemoryCgroup, over: r.kill, wake: make(chan struct{}, 1)}
 	r.disk = &diskGauge{dir: cfg.Tmp, limit: cfg.TmpMB << 20, over: r.kill}
 	r.memory.also = r.disk.sample
+	r.memory.killsBefore = r.memory.cgroupKills()
 	if len(cfg.MemoryCgroup) == 0 {
 		r.memory.limitKB = cfg.MemoryMB << 10
 	}
