@@ -10,6 +10,7 @@ from typing import Final
 from workers.containers import Engine, EngineError, Image
 from workers.contract.messages import FunctionSpec
 from workers.environments import StartError
+from workers.images import recipes
 from workers.images.names import image_of
 from workers.modes.container import platform
 from workers.settings import WorkerSettings
@@ -81,7 +82,7 @@ class Images:
             try:
                 self._engine.pull(name, platform(spec, self._settings, self._host))
             except EngineError as error:
-                raise self._missing(spec, f" Pulling it failed: {error}") from error
+                raise self._missing(spec, f" Pulling it failed: {str(error).rstrip('.')}.") from error
             found = self._engine.image(name)
         if found is None:
             raise self._missing(spec, "")
@@ -91,12 +92,10 @@ class Images:
     def _missing(self, spec: FunctionSpec, why: str) -> ImageProblem:
         name = self.name(spec)
         if spec.package_type == "Image":
-            hint = f"Build it there, or type: docker pull {name}"
+            hint = f"Build it there, or type: docker pull {name}."
             return ImageProblem(f"The container engine has no image {name}.{why} {hint}", "ImageDeleted")
-        hint = (
-            f"Type: everwarm images build {spec.runtime}, or: docker pull {name}, "
-            "or name another image with LAMBDA_RUNTIME_IMAGE_MAPPING"
-        )
+        build = f"everwarm images build {spec.runtime}, or: " if spec.runtime in recipes.runtimes() else ""
+        hint = f"Type: {build}docker pull {name}, or name another image with LAMBDA_RUNTIME_IMAGE_MAPPING."
         return ImageProblem(f"The container engine has no image {name} for {spec.runtime}.{why} {hint}", "InvalidImage")
 
     def _check(self, spec: FunctionSpec, name: str, image: Image) -> None:
