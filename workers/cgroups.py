@@ -37,6 +37,10 @@ class MemoryGroups:
     def _make(self, own: Path) -> bool:
         try:
             own.mkdir(exist_ok=True)
+        except OSError as error:
+            log.debug("no memory groups: %s", error)  # the tree is read-only in a container
+            return False
+        try:
             if (own / "memory.limit_in_bytes").exists():
                 self._limit_file, self._extra = "memory.limit_in_bytes", {}
                 return True

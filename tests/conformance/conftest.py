@@ -8,6 +8,7 @@ from tests.services.docker import KINDS, settings_of
 from tests.services.functions import Functions
 from tests.services.stack import Stack
 
+
 @pytest.fixture(params=KINDS)
 def mode(request: pytest.FixtureRequest) -> str:
     """The mode that runs the test's functions; docker-reuse by both of its channels. All must pass every test of this folder."""

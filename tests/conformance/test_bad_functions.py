@@ -31,8 +31,7 @@ def test_a_full_tmp(functions: Functions) -> None:
     answer = functions.invoke(name, {"files": 7, "s": 25})
     assert (answer.status, answer.error) == (200, "Unhandled")
     message = (
-        f"RequestId: {answer.request_id} Error: No space left on device: "
-        "/tmp holds more than 512 MB (EphemeralStorage)"
+        f"RequestId: {answer.request_id} Error: No space left on device: /tmp holds more than 512 MB (EphemeralStorage)"
     )
     assert answer.body.decode() == f'{{"errorType":"Runtime.ExitError","errorMessage":"{message}"}}'
     assert f"{message}\nRuntime.ExitError\n" in answer.log
