@@ -710,7 +710,7 @@ def test_what_the_runtime_inherits(environments: Environments) -> None:
 @pytest.mark.needs_root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs user ids of its own")
 def test_an_identity_of_its_own(environments: Environments) -> None:
-    environment = environments.start(program(SELF_PORTRAIT, public_python()), uid=UID, gid=UID)
+    environment = environments.start(program(SELF_PORTRAIT, public_python()), uid=UID, gid=UID, process_limit=1024)
     found = json.loads(response(environment.started and environment.invoke()).payload)
     assert found["ids"] == [UID, UID, UID, UID, []]
     assert found["processes"] == [1024, 1024]

@@ -1,6 +1,8 @@
 """The worker's code cache: trees are shared, stay while they are used, and do not grow without end."""
 
 import hashlib
+import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -147,3 +149,34 @@ def test_many_at_once_fetch_one_tree(zips: Zips, place: Path) -> None:
     assert len(set(map(id, found))) == 1
     assert found[0].users == 8
     assert len(list(place.iterdir())) == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    if (
+        os.geteuid() != 0
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], check=False, capture_output=True
+        ).returncode
+    ):
+        pytest.skip("needs root, which may mount")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize("fetched", [False, True], ids=["fetching", "unpacking"])
+def test_a_full_disk_is_told_and_leaves_nothing(zips: Zips, small_disk: Path, fetched: bool) -> None:
+    cache = CodeCache(small_disk, None)
+    # Random bytes stay as large when they are packed; zeros fit as a zip, and not as a file.
+    large = zips.add("#" + ("0" * 3_000_000 if fetched else os.urandom(1_500_000).hex()))
+    with pytest.raises(StartError, match="unpacked: .*No space left" if fetched else "No space left"):
+        cache.use(*large)
+    assert list(small_disk.iterdir()) == []
+    tree = cache.use(*zips.add("handler = 1"))
+    assert (tree.path / "index.py").read_text() == "handler = 1"
+    cache.release(tree)
+    cache.close()
