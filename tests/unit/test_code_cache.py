@@ -1,9 +1,11 @@
 """The worker's code cache: trees are shared, stay while they are used, and do not grow without end."""
 
 import hashlib
+import io
 import os
 import subprocess
 import threading
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -31,7 +33,10 @@ class Zips:
 
     def add(self, source: str) -> tuple[str, str]:
         """SHA-256 and URL."""
-        data = zip_of(index__py=source)
+        return self.add_zip(zip_of(index__py=source))
+
+    def add_zip(self, data: bytes) -> tuple[str, str]:
+        """As :meth:`add`."""
         sha256 = hashlib.sha256(data).hexdigest()
         (self._directory / sha256).write_bytes(data)
         return sha256, f"{self._url}/{sha256}"
@@ -172,7 +177,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_is_told_and_leaves_nothing(zips: Zips, small_disk: Path, fetched: bool) -> None:
     cache = CodeCache(small_disk, None)
     # Random bytes stay as large when they are packed; zeros fit as a zip, and not as a file.
-    large = zips.add("#" + ("0" * 3_000_000 if fetched else os.urandom(1_500_000).hex()))
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("index.py", bytes(3_000_000) if fetched else os.urandom(1_500_000))
+    large = zips.add_zip(packed.getvalue())
     with pytest.raises(StartError, match="unpacked: .*No space left" if fetched else "No space left"):
         cache.use(*large)
     assert list(small_disk.iterdir()) == []
