@@ -146,8 +146,12 @@ def _caption(size: Size) -> str:
     return (
         "Warm calls: beside a no-op task on plain Celery with its own reply list. Cold starts: the first call of a function,"
         " beside its interpreter with our client for the Runtime API (or AWS's), from its start to its first request."
+        " Docker modes: warm beside local's; else beside the bare runtime of the same image through the same client library,"
+        " in a network namespace that exists already, as Everwarm's are: docker exec to its first request, or create, start,"
+        " first request, remove."
         f" All of Everwarm's are HTTP to HTTP. Medians of {size.rounds} rounds in turns, {size.calls} calls or"
-        f" {size.seconds:g} s each, and of {size.starts} cold starts."
+        f" {size.seconds:g} s each, and of {size.starts} cold starts;"
+        f" {size.containers} calls a turn in docker and docker-exec."
     )
 
 

@@ -56,8 +56,8 @@ def lines(size: Size, directory: Path, local: Stack, function: str, status: Call
     """All of them; ``function`` is an echo on the running stack of mode local."""
     try:
         engine = Engine.connect()
-    except EngineError as error:
-        return _missing(f"no container engine answers ({error})")
+    except EngineError:
+        return _missing("no container engine answers (see everwarm doctor)")
     try:
         runtime = _runtime(engine, local.client().get_function_configuration(FunctionName=function)["Runtime"])
         if runtime is None:

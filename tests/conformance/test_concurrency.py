@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.services.calls import start_call, wait_until_running
+from tests.services.calls import start_call, wait_until_handed_back, wait_until_running
 from tests.services.functions import Functions
 from tests.services.waiting import wait_until
 
@@ -141,13 +141,15 @@ def test_account_concurrency_exactly(make_functions: MakeFunctions) -> None:
     assert outcomes(functions, [one] * 5, 1) == [ACCOUNT] + ["ran"] * 4
 
 
-def test_a_chain_deeper_than_the_pool_does_not_deadlock(make_functions: MakeFunctions) -> None:
-    functions = make_functions(EVERWARM_CONCURRENCY="2", EVERWARM_SYNC_QUEUE_WAIT_S="1")
+def test_a_chain_deeper_than_the_pool_does_not_deadlock(make_functions: MakeFunctions, mode: str) -> None:
+    wait_s = 1 if mode == "local" else 3  # a slot is free again when its container is handed back
+    functions = make_functions(EVERWARM_CONCURRENCY="2", EVERWARM_SYNC_QUEUE_WAIT_S=str(wait_s))
     name = functions.sample("invokes", Timeout=30)
     assert functions.invoke(name, {"depth": 1}).json == {"status": 200, "body": {"depth": 0}}
+    wait_until_handed_back(functions, name)
     began = time.monotonic()
     found = functions.invoke(name, {"depth": 5}).json
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < wait_s + 8
     assert found["status"] == 200
     refusal = found["body"]
     assert refusal["status"] == 429
@@ -162,7 +164,9 @@ def test_calls_wait_for_a_slot_for_a_while(make_functions: MakeFunctions, mode: 
     wait_s = 4 if mode == "local" else 6
     functions = make_functions(EVERWARM_CONCURRENCY="1", EVERWARM_SYNC_QUEUE_WAIT_S=str(wait_s))
     name = functions.sample("sleeps", Timeout=30)
-    assert outcomes(functions, [name] * 3, 0.1) == ["ran"] * 3
+    assert outcome(functions, name, 0) == "ran"
+    together = 3 if functions.keeps_process else 2
+    assert outcomes(functions, [name] * together, 0.1) == ["ran"] * together
     long = start_call(functions, name, {"seconds": wait_s + 4})
     wait_until_running(functions, name)
     began = time.monotonic()

@@ -168,14 +168,13 @@ class Boxes:
         run(box)
 
     def _discard(self, box: Box) -> None:
-        if box.container:
-            self.remove(box)
+        gone = self.remove(box) if box.container else True
         if box.namespace is not None:
-            self._namespaces.give_back(box.namespace)
+            self._namespaces.give_back(box.namespace, clean=gone)
         self._packer.release(box.contents)
 
-    def remove(self, box: Box) -> None:
-        """By force."""
+    def remove(self, box: Box) -> bool:
+        """By force; whether it is gone."""
         try:
             self.engine.remove(box.container)
         except EngineError as error:
@@ -183,19 +182,18 @@ class Boxes:
                 "a container could not be removed; the reaper will try again",
                 extra={"container": box.container, "error": str(error)},
             )
+            return False
+        return True
 
     async def give_up(self, box: Box, *, ended: bool) -> None:
         """Its first process was told to end; on the links' loop. ``ended``: and it did, otherwise it is removed by force."""
         await asyncio.get_running_loop().run_in_executor(None, self._give_up, box, ended)
 
     def _give_up(self, box: Box, ended: bool) -> None:
-        try:
-            if not ended:
-                self.remove(box)
-        finally:
-            if box.namespace is not None:
-                self._namespaces.give_back(box.namespace)
-            self._packer.release(box.contents)
+        gone = ended or self.remove(box)
+        if box.namespace is not None:
+            self._namespaces.give_back(box.namespace, clean=gone)
+        self._packer.release(box.contents)
 
     def ready(self, knows: Callable[[str], bool]) -> None:
         """Look for containers that are left over, in the background."""

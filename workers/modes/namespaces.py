@@ -127,10 +127,10 @@ class Namespaces:
         self.fill()
         return found
 
-    def give_back(self, holding: Holding) -> None:
-        """The container that had joined it is gone."""
+    def give_back(self, holding: Holding, *, clean: bool = True) -> None:
+        """The container that had joined it is gone; not ``clean``: nobody can say so, and it is given to nobody else."""
         with self._lock:
-            if holding.alive and not self._closed:
+            if clean and holding.alive and not self._closed:
                 self._ready.append(holding)
                 return
         self._loop.submit(self._end(holding))
