@@ -80,6 +80,11 @@ class Attached(asyncio.Protocol):
             start = stop
         rest += view[start:]
 
+    @property
+    def ended(self) -> bool:
+        """Nothing more will come."""
+        return self._ended.is_set()
+
     def _complain(self, line: bytes) -> None:
         log.warning("a relay says: %s", line[:_LINE_BYTES].decode(errors="replace").strip())
 
@@ -150,24 +155,89 @@ class AttachedRelay:
     ) -> None:
         self.link = Link(self._write, on_log=on_log, on_idle=on_idle, on_exit=on_exit, on_api=on_api)
         self._stream = Attached(
-            self.link.feed, self.link.closed, on_full=self.link.pause_writing, on_room=self.link.resume_writing
+            self.link.feed, self._ended, on_full=self.link.pause_writing, on_room=self.link.resume_writing
         )
+        self._lane: asyncio.Transport | None = None
+        self._server: asyncio.Server | None = None
 
-    async def connect(self, stream: socket.socket) -> None:
-        """Take the engine's stream."""
+    async def connect(self, stream: socket.socket, lane: socket.socket | None = None) -> None:
+        """Take the engine's stream, and listen for the relay on ``lane``."""
+        if lane is not None:
+            loop = asyncio.get_running_loop()
+            self._server = await loop.create_unix_server(lambda: _Lane(self), sock=lane, backlog=1)
         await Attached.open(stream, self._stream)
 
+    def _ended(self) -> None:
+        self._close_server()
+        if self._lane is None or self._lane.is_closing():
+            self.link.closed()
+
+    def _close_server(self) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+
+    def use_lane(self, transport: asyncio.Transport) -> bool:
+        """The first who comes is the relay, since nothing else runs in its container then; nobody else may."""
+        self._close_server()
+        if self._lane is not None or self._stream.ended:
+            transport.abort()
+            return False
+        self._lane = transport
+        return True
+
     def _write(self, buffers: list[Buffer]) -> None:
-        self._stream.write(buffers)
+        if self._lane is None:
+            self._stream.write(buffers)
+        elif not self._lane.is_closing():
+            for buffer in buffers:
+                self._lane.write(buffer)
 
     def pause_reading(self) -> None:
         """Take nothing more from the relay."""
         self._stream.pause_reading()
+        if self._lane is not None and not self._lane.is_closing():
+            self._lane.pause_reading()
 
     def resume_reading(self) -> None:
         """Undo that."""
         self._stream.resume_reading()
+        if self._lane is not None and not self._lane.is_closing():
+            self._lane.resume_reading()
 
     async def close(self, patience_s: float = 15.0) -> bool:
         """End the relay and its tree; false when it lives on, since its container is paused or hangs."""
-        return await self._stream.close(patience_s)
+        self._close_server()
+        if self._lane is not None and not self._lane.is_closing():
+            self._lane.resume_reading()
+        try:
+            return await self._stream.close(patience_s)
+        finally:
+            if self._lane is not None:
+                self._lane.abort()
+
+
+class _Lane(asyncio.Protocol):
+    """A connection to the worker's own socket."""
+
+    def __init__(self, owner: AttachedRelay) -> None:
+        self._owner = owner
+        self._link = owner.link
+        self._used = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._used = self._owner.use_lane(cast("asyncio.Transport", transport))
+
+    def data_received(self, data: bytes) -> None:
+        if self._used:
+            self._link.feed(data)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        if self._used:
+            self._link.closed()
+
+    def pause_writing(self) -> None:
+        self._link.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._link.resume_writing()

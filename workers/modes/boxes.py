@@ -25,6 +25,7 @@ from workers.loop import LoopThread
 from workers.modes.container import container_spec, program, start_frame
 from workers.modes.contents import Contents, Packer
 from workers.modes.images import Images
+from workers.modes.lanes import SOCKET, Lane
 from workers.modes.namespaces import Holding, Namespaces, Networks
 from workers.modes.run_directory import RunDirectory
 from workers.process import RelayMissing
@@ -44,6 +45,8 @@ class Box:
     contents: Contents
     namespace: Holding | None
     own_network: bool
+    lane: Lane | None
+    """Its first process is a relay that may use it."""
 
 
 class Boxes:
@@ -71,6 +74,8 @@ class Boxes:
         self._on_failure = on_failure
         self._reaper: Reaper | None = None
         self.images = Images(engine, settings, self._info.architecture)
+        self._lanes = run.path / "lanes"
+        self._lanes.mkdir(mode=0o700)
         self._packer = Packer(engine, run.path, settings.remote_docker, self.labels)
         joinable = not settings.docker_flags.ports and settings.docker_flags.network != "host"
         self._namespaces = Namespaces(
@@ -79,7 +84,8 @@ class Boxes:
             lambda: self._packer.relay_image(self._info.architecture),
             self.networks,
             self.labels,
-            settings.concurrency if joinable else 0,
+            settings.max_environments if joinable else 0,
+            settings.concurrency,
         )
 
     @property
@@ -118,6 +124,7 @@ class Boxes:
             self._settings,
             own_network=box.own_network,
             limited=self._info.limits_memory,
+            lane=SOCKET if box.lane else "",
         )
 
     def prepare(self, spec: FunctionSpec, code_url: str) -> str:
@@ -129,7 +136,15 @@ class Boxes:
                 self._packer.release(self._packer.provide(spec, image, self._settings.endpoint + code_url))
             return image.id
 
-    def make(self, environment: Environment, code_url: str, command: Sequence[str], run: Callable[[Box], None]) -> Box:
+    def make(
+        self,
+        environment: Environment,
+        code_url: str,
+        command: Sequence[str],
+        run: Callable[[Box], None],
+        *,
+        with_lane: bool = False,
+    ) -> Box:
         """Create the environment's container; ``run`` is called with the box, attaches and starts it.
 
         Raises :class:`StartError`; nothing is left then.
@@ -137,8 +152,10 @@ class Boxes:
         with _as_start_error(self, environment.spec):
             image = self.images.find(environment.spec)
             contents = self._packer.provide(environment.spec, image, self._settings.endpoint + code_url)
-            box = Box("", image, contents, self._namespaces.take(), own_network=True)
+            box = Box("", image, contents, self._namespaces.take(), own_network=True, lane=None)
             try:
+                if with_lane and not self._packer.remote:
+                    box.lane = Lane(self._lanes, environment.id)
                 self._fill(box, environment, command, run)
             except BaseException:
                 self._discard(box)
@@ -154,7 +171,7 @@ class Boxes:
             image=box.contents.image,
             command=command,
             labels={**self.labels(), containers.ENVIRONMENT: environment.id},
-            mounts=box.contents.mounts,
+            mounts=[*box.contents.mounts, *([box.lane.mount] if box.lane else [])],
             network=network,
             settings=self._settings,
             host=self._info.architecture,
@@ -168,7 +185,11 @@ class Boxes:
         run(box)
 
     def _discard(self, box: Box) -> None:
-        gone = self.remove(box) if box.container else True
+        self._release(box, gone=self.remove(box) if box.container else True)
+
+    def _release(self, box: Box, *, gone: bool) -> None:
+        if box.lane is not None:
+            box.lane.remove()
         if box.namespace is not None:
             self._namespaces.give_back(box.namespace, clean=gone)
         self._packer.release(box.contents)
@@ -190,10 +211,7 @@ class Boxes:
         await asyncio.get_running_loop().run_in_executor(None, self._give_up, box, ended)
 
     def _give_up(self, box: Box, ended: bool) -> None:
-        gone = ended or self.remove(box)
-        if box.namespace is not None:
-            self._namespaces.give_back(box.namespace, clean=gone)
-        self._packer.release(box.contents)
+        self._release(box, gone=ended or self.remove(box))
 
     def ready(self, knows: Callable[[str], bool]) -> None:
         """Look for containers that are left over, in the background."""

@@ -104,6 +104,7 @@ def start_frame(
     *,
     own_network: bool,
     limited: bool,
+    lane: str = "",
 ) -> Start:
     """What the relay is to start in it; where the engine limits no memory (``limited``) the relay does.
 
@@ -124,6 +125,7 @@ def start_frame(
         tmp_mb=spec.ephemeral_mb,
         response_limit=settings.max_payload_bytes,
         runtime_api=RUNTIME_API if own_network else "127.0.0.1:0",
+        lane=lane,
         function=FunctionIdentity(spec.function, spec.version, spec.handler),
         api=settings.function_api != "none",
         api_env=() if settings.disable_endpoint_url else ("AWS_ENDPOINT_URL_LAMBDA",),

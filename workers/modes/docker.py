@@ -4,6 +4,7 @@ runtime there. In docker an environment takes one invocation and is destroyed; i
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -19,6 +20,8 @@ from workers.settings import WorkerSettings
 
 #: A relay that does not answer in this time is in a paused container, or its machine is far too busy to be given work.
 _ANSWER_S: Final = 2.0
+#: An engine takes longer to pause a container (12 ms and more), and asking costs as much as the rest of a hand-out.
+_FRESH_S: Final = 0.005
 _CLOSE_S: Final = 5.0
 
 log = logging.getLogger(__name__)
@@ -56,15 +59,18 @@ class DockerStarter:
 
         def run(box: Box) -> None:
             frame = self._boxes.start_frame(environment, box)
-            self._loop.submit(relay.connect(self._boxes.engine.attach(box.container))).result()
+            stream = self._boxes.engine.attach(box.container)
+            self._loop.submit(relay.connect(stream, box.lane.listen() if box.lane else None)).result()
             self._loop.call(relay.link.start, frame)
             self._boxes.engine.start(box.container)
             self._held[environment.id] = (box, relay)
 
-        self._boxes.make(environment, code_url, (RELAY,), run)
+        self._boxes.make(environment, code_url, (RELAY,), run, with_lane=True)
 
     def wake(self, environment: Environment) -> Callable[[], bool]:
-        """Ask its relay: a paused container says nothing of itself."""
+        """Ask its relay, unless that has just spoken: a paused container says nothing of itself."""
+        if time.monotonic() - environment.last_use < _FRESH_S:
+            return lambda: environment.usable
         return environment.answers(_ANSWER_S)
 
     def rest(self, environment: Environment, left_s: float) -> bool:

@@ -103,8 +103,10 @@ class Namespaces:
         networks: Callable[[], Networks],
         labels: Callable[[], Mapping[str, str]],
         most: int,
+        most_ready: int,
     ) -> None:
-        """``most``: holders at most; 0: every container has a network of its own."""
+        """``most``: holders at most; 0: every container has a network of its own. ``most_ready``: of these, unused."""
+        self._most_ready = most_ready
         self._engine = engine
         self._loop = loop
         self._image = image
@@ -130,7 +132,7 @@ class Namespaces:
     def give_back(self, holding: Holding, *, clean: bool = True) -> None:
         """The container that had joined it is gone; not ``clean``: nobody can say so, and it is given to nobody else."""
         with self._lock:
-            if clean and holding.alive and not self._closed:
+            if clean and holding.alive and not self._closed and len(self._ready) < self._most_ready:
                 self._ready.append(holding)
                 return
         self._loop.submit(self._end(holding))

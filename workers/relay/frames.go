@@ -117,6 +117,13 @@ type frameWriter struct {
 	broken func(error)
 }
 
+// moveTo has everything from here on go out another way.
+func (w *frameWriter) moveTo(out io.Writer) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.out = out
+}
+
 // write sends buf, which holds one or more whole frames, in one go.
 func (w *frameWriter) write(buf []byte) {
 	w.mu.Lock()

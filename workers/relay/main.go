@@ -57,6 +57,9 @@ func main() {
 	if err == nil {
 		err = prepare(options)
 	}
+	if err == nil {
+		return
+	}
 	diagnose("%v", err)
 	os.Exit(exitUsage)
 }

@@ -63,6 +63,7 @@ func (r *relay) start(payload []byte, privateTmp string) error {
 	}
 	r.calls = newInvocations(r.out)
 	r.proxy = newProxy(r.out, cfg.API, cfg.APILimit)
+	r.takeLane()
 	listener, err := net.Listen("tcp4", cfg.RuntimeAPI)
 	if err != nil {
 		r.failStart(err)
@@ -85,6 +86,21 @@ func (r *relay) start(payload []byte, privateTmp string) error {
 	go r.memory.run()
 	r.memory.setBusy(true)
 	return nil
+}
+
+// takeLane connects to the worker's own socket, where there is one: that costs half of what the engine's stream does, which
+// stays open for frames and to tell of the worker's end. Nobody else can connect: the worker takes one connection, and
+// the runtime does not run yet.
+func (r *relay) takeLane() {
+	if r.cfg.Lane == "" {
+		return
+	}
+	lane, err := net.Dial("unix", r.cfg.Lane)
+	if err != nil {
+		return // the engine's stream does it
+	}
+	r.out.moveTo(lane)
+	go r.read(newFrameReader(lane))
 }
 
 func (r *relay) spawn(address string) error {

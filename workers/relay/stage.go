@@ -13,6 +13,7 @@ const (
 	prSetDumpable       = 4
 	prSetChildSubreaper = 36
 	prSetNoNewPrivs     = 38
+	prGetNoNewPrivs     = 39
 
 	sysCloseRange     = 436
 	closeRangeCloexec = 4
@@ -48,6 +49,7 @@ func parseArguments(args []string) (options, error) {
 
 // prepare is the first stage. What it sets holds for the thread that executes the second one, and so for all of it.
 func prepare(o options) error {
+	confined := noNewPrivs()
 	if err := prctl(prSetNoNewPrivs, 1); err != nil {
 		return fmt.Errorf("no_new_privs: %w", err)
 	}
@@ -63,8 +65,18 @@ func prepare(o options) error {
 	if err := closeInherited(); err != nil {
 		return err
 	}
+	if confined && tmp == "" {
+		supervise(tmp) // nothing here holds for one thread only
+		return nil
+	}
 	err := syscall.Exec("/proc/self/exe", []string{"everwarm-relay", flagSupervise, tmp}, os.Environ())
 	return fmt.Errorf("second stage: %w", err)
+}
+
+// noNewPrivs tells whether this was set for all threads beforehand, as engines do.
+func noNewPrivs() bool {
+	set, _, errno := syscall.Syscall6(syscall.SYS_PRCTL, prGetNoNewPrivs, 0, 0, 0, 0, 0)
+	return errno == 0 && set == 1
 }
 
 func prctl(option, value uintptr) error {
