@@ -44,7 +44,7 @@ format: .venv/tested ## Format the code and mend what can be mended
 	$(BIN)/ruff format .
 
 bench: .venv/tested ## Measure latency and throughput against bare Celery
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.services.engine -- $(BIN)/python -m tests.bench
 
 clean: ## Remove the environment and everything built
 	rm -rf .venv build dist workers/relay/bin .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
