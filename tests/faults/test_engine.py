@@ -100,8 +100,10 @@ def test_the_daemon_restarted(
     work: Caller = caller(stack)
     assert work(n=1).good
     own_engine.stop_daemon(number)
-    refused = work(n=2)
-    assert (refused.status, refused.error) == (500, "ServiceException")
+    answer = work(n=2)
+    # A warm container of a daemon that was killed lives on, and a socket of the worker's own needs no daemon.
+    lives_on = kind == "stay-open" and number == signal.SIGKILL and answer.good
+    assert lives_on or (answer.status, answer.error) == (500, "ServiceException")
     own_engine.start_daemon()
     assert work.wait_until_good(30, n=3).body["calls"] == 1
     wait_until_quiet(stack)
