@@ -19,7 +19,7 @@ from dispatcher.queue import Queue
 from workers.contract.messages import Mode
 
 #: A server that was just started may be called before its workers are.
-_WORKERS_S: Final = 10.0
+_WORKERS_S: Final = 5.0
 _TICK_S: Final = 0.2
 #: Pulling an image over a slow line.
 _PULL_S: Final = 900.0

@@ -41,8 +41,10 @@ _SIGNING_SECRET: Final = "signing_secret"
 _RETRY_S: Final = 10.0
 
 
-async def _prepare(_target: Target) -> Ready | Failure:
-    """Where nothing is to be prepared."""
+async def _prepare(target: Target) -> Ready | Failure:
+    """Where there are no workers to ask: a zip was checked before it was accepted, and nobody has images."""
+    if target.spec.image_uri:
+        return Failure("InvalidConfiguration", "Container images need a docker mode, which this server does not have.")
     return Ready()
 
 

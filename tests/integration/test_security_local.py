@@ -279,6 +279,7 @@ def running(up: Callable[..., Up]) -> Up:
 def test_everwarm_up_protects_what_it_keeps(running: Up) -> None:
     stack = Stack.__new__(Stack)
     stack.endpoint, stack.port, stack.data = running.endpoint, running.port, running.data / "data"
+    stack.environ = {}
     attacker = Attacker(Functions(stack, client=running.client()))
     attacker.gets("whoami")
     data = running.data / "data"

@@ -110,7 +110,7 @@ class Boxes:
                 names = (flags.network,) if flags.network else self._settings.docker_networks
                 if not names:
                     labels = {containers.INSTALLATION: self.installation}
-                    self._own_network = self.engine.ensure_network(f"everwarm-{self.installation}", labels)
+                    self._own_network = self.engine.ensure_network(self._network_name(), labels)
                     names = (self._own_network,)
                 self._networks = Networks(tuple(names), self._settings.docker_dns, flags.hosts)
             return self._networks
@@ -135,6 +135,9 @@ class Boxes:
             if self._packer.remote and not spec.hot_reload_path:
                 self._packer.release(self._packer.provide(spec, image, self._settings.endpoint + code_url))
             return image.id
+
+    def _network_name(self) -> str:
+        return f"everwarm-{self.installation}"
 
     def make(
         self,
@@ -228,6 +231,8 @@ class Boxes:
         self._packer.close()
         if self._own_network:
             self.engine.remove_network(self._own_network)  # unless another worker uses it
+        elif self._installation:
+            self.engine.remove_network(self._network_name(), 0.0)  # which a killed one may have left
         self.engine.close()
         self._run.close()
 
