@@ -60,8 +60,6 @@ class EngineInfo:
     architecture: str
     """AWS's word: ``x86_64`` or ``arm64``."""
     rootless: bool
-    cpus: int
-    memory_bytes: int
     limits_memory: bool = True
     """A rootless engine on cgroups version 1 limits nothing."""
 
@@ -223,8 +221,6 @@ class Engine:
             f"{name} {version.get('Version', '?')}",
             _architecture(found.get("Architecture", "")),
             any("rootless" in option for option in found.get("SecurityOptions") or ()),
-            int(found.get("NCPU", 1)),
-            int(found.get("MemTotal", 0)),
             bool(found.get("MemoryLimit", True)),
         )
 

@@ -7,20 +7,26 @@ from typing import Any
 
 import pytest
 
-from tests.services.docker import image, require_engine
+from tests.services.docker import KINDS, image, require_engine
 from tests.services.functions import ROLE, Functions
 from tests.services.image_functions import make_layered_image, make_static_image
+from tests.services.stack import Stack
 from workers.containers import Engine
 
 _numbers = itertools.count(1)
 ENTRY = 'ENTRYPOINT ["/function", "entry"]'
 
 
+@pytest.fixture(params=[kind for kind in KINDS if kind != "local"])
+def mode(request: pytest.FixtureRequest) -> str:
+    """Every docker mode; local has a test of its own below."""
+    found: str = request.param
+    return found
+
+
 @pytest.fixture
-def images(mode: str) -> Iterator[Callable[[], str]]:
-    """Names for images that are gone after the test; skips where no mode can run them."""
-    if mode == "local":
-        pytest.skip("mode local has a test of its own below")
+def images() -> Iterator[Callable[[], str]]:
+    """Names for images that are gone after the test."""
     engine = require_engine()
     made: list[str] = []
 
@@ -130,9 +136,8 @@ def test_a_program_that_is_not_there(functions: Functions, images: Callable[[], 
     assert "/nothing" in answer.json["errorMessage"]
 
 
-def test_where_no_docker_mode_is_served(functions: Functions, mode: str) -> None:
-    if mode != "local":
-        pytest.skip("the stack serves a docker mode")
+def test_where_no_docker_mode_is_served(stack: Stack) -> None:
+    functions = Functions(stack)
     name = create(functions, "everwarm.test/any:thing")
     found, code, reason = state(functions, name)
     assert (found, code) == ("Failed", "InvalidConfiguration")
