@@ -367,8 +367,9 @@ class Queue:
                 keys.concurrency(spec.account, spec.region, spec.function),
                 keys.concurrency(spec.account, spec.region),
                 keys.payload(call.invocation.request_id),
+                keys.invocation(call.invocation.request_id),
             ],
-            [_member(call.invocation)],
+            [_member(call.invocation), call.invocation.attempt, _AFTERLIFE_MS],
         )
 
     # Making functions ready

@@ -30,17 +30,18 @@ def leftovers(
     found: Iterable[Container], me: str, knows: Callable[[str], bool], silent_s: Mapping[str, float], epoch_s: float
 ) -> list[Container]:
     """Which containers are nobody's. ``silent_s``: worker → seconds since its last heartbeat; ``epoch_s``: the epoch's age."""
-    return [one for one in found if _is_left(one.labels, me, knows, silent_s, epoch_s)]
+    return [one for one in found if _is_left(one, me, knows, silent_s, epoch_s)]
 
 
 def _is_left(
-    labels: Mapping[str, str], me: str, knows: Callable[[str], bool], silent_s: Mapping[str, float], epoch_s: float
+    one: Container, me: str, knows: Callable[[str], bool], silent_s: Mapping[str, float], epoch_s: float
 ) -> bool:
-    worker = labels.get(containers.WORKER, "")
-    environment = labels.get(containers.ENVIRONMENT, "")
+    worker = one.labels.get(containers.WORKER, "")
+    environment = one.labels.get(containers.ENVIRONMENT, "")
     if worker == me:
-        # Without an environment it holds a network namespace, and is known by its stream.
-        return bool(environment) and not knows(environment)
+        # Without an environment it holds a network namespace, and ends with its stream. It has none when the answer to its
+        # creation was lost.
+        return not knows(environment) if environment else one.state == "created"
     return min(silent_s.get(worker, epoch_s), epoch_s) > DEAD_S
 
 
@@ -78,6 +79,15 @@ class Reaper:
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join(_EVERY_S)
+
+    def remove_own(self) -> None:
+        """The worker has given up everything it knew: whatever it still has on the engine goes."""
+        try:
+            for one in self._engine.containers(f"{containers.WORKER}={self._me}"):
+                if one.state != "removing":
+                    self._remove(one)
+        except EngineError as error:
+            log.info("the engine is gone: what is left there is removed by another worker", extra={"error": str(error)})
 
     def _run(self) -> None:
         try:

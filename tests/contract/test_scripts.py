@@ -276,7 +276,7 @@ def test_the_limit_holds_while_calls_end(here: Here) -> None:
                 most = max(most, inside)
             with lock:
                 inside -= 1
-            here("forget", [FUNCTION, ACCOUNT, PAYLOAD], member)
+            here("forget", [FUNCTION, ACCOUNT, PAYLOAD, RECORD], member, 1, 60_000)
             admitted += 1
         return admitted
 
@@ -349,11 +349,31 @@ def test_an_older_attempt_that_finishes_is_stale(here: Here) -> None:
     assert finish(here, attempt=2) == "done"
 
 
+def forget(here: Here) -> str:
+    return str(here("forget", [FUNCTION, ACCOUNT, PAYLOAD, RECORD], "i:1", 1, 60_000))
+
+
 def test_forget(here: Here) -> None:
     enqueue(here, 1, "i:1", payload="x")
-    assert here("forget", [FUNCTION, ACCOUNT, PAYLOAD], "i:1") == "forgotten"
-    assert here("forget", [FUNCTION, ACCOUNT, PAYLOAD], "i:1") == "forgotten"
-    assert not here.client.exists(FUNCTION, PAYLOAD)
+    assert forget(here) == "forgotten"
+    assert forget(here) == "forgotten"
+    assert not here.client.exists(FUNCTION, PAYLOAD, RECORD)
+
+
+def test_what_a_dead_worker_ran_runs_no_more(here: Here) -> None:
+    claim(here, "run")
+    forget(here)
+    assert here.client.hget(RECORD, "state") == "done"
+    assert claim(here, "run") == "taken", "not even by the one that was only thought dead"
+    claim(here, "run", attempt=2)
+    forget(here)
+    assert here.client.hget(RECORD, "state") == "run", "a newer attempt is another's"
+
+
+def test_what_was_voided_stays_void(here: Here) -> None:
+    claim(here, "void")
+    forget(here)
+    assert here.client.hget(RECORD, "state") == "void"
 
 
 def test_rejoin(here: Here) -> None:

@@ -155,15 +155,34 @@ def counted(stack: Stack) -> int:
 def wait_until_quiet(stack: Stack) -> None:
     """Until the queues are empty, nothing runs and nothing is counted."""
     client = stack.redis.client
-    wait_until(
-        "the stack is quiet",
-        lambda: (
-            not counted(stack)
-            and not running(stack)
-            and not client.llen(queue(stack.mode, "sync"))
-            and all(client.hget(key.decode(), "running") == b"0" for key in client.scan_iter(keys.worker("*")))
-        ),
-    )
+
+    def busy() -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "counted": counted(stack),
+            "running": running(stack),
+            "queued": client.llen(queue(stack.mode, "sync")),
+            "workers": {
+                key.decode(): int(client.hget(key.decode(), "running") or 0)
+                for key in client.scan_iter(keys.worker("*"))
+            },
+        }
+        return (
+            found
+            if any(found[name] for name in ("counted", "running", "queued")) or any(found["workers"].values())
+            else {}
+        )
+
+    last: dict[str, Any] = {}
+
+    def quiet() -> bool:
+        last.clear()
+        last.update(busy())
+        return not last
+
+    try:
+        wait_until("the stack is quiet", quiet)
+    except AssertionError:
+        raise AssertionError(f"the stack does not become quiet: {last}") from None
 
 
 def environment_processes(stack: Stack) -> list[Process]:

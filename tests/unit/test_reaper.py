@@ -20,6 +20,11 @@ def test_own_containers_that_are_not_known() -> None:
     assert names(container("me", "known"), container("me", "lost"), container("me", "")) == ["me-lost"]
 
 
+def test_an_own_network_holder_that_was_never_started() -> None:
+    holder = Container("holder", "", "created", {containers.WORKER: "me", containers.ENVIRONMENT: ""})
+    assert names(holder, container("me", "")) == ["holder"]
+
+
 def test_those_of_the_dead() -> None:
     found = [container("dead", "x"), container("dead", ""), container("alive", "x"), container("quiet", "x")]
     silent = {"dead": 31.0, "alive": 0.5, "quiet": 29.0}

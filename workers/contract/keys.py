@@ -24,6 +24,7 @@ everwarm:mailbox:<worker>                              list    60 s unread      
 everwarm:superseded                                    zset    60 s                function version=revision → when (ms)
 everwarm:logs                                          zset    permanent, pruned   log stream → last append (ms)
 everwarm:log:<account>:<region>:<function>             stream  600 s               log chunks the dispatcher has not stored yet
+everwarm:network-maker                                 string  10 s                which worker makes the containers' network now
 everwarm:log-writer                                    string  10 s unrenewed      which dispatcher stores the logs
 everwarm.<mode>.<lane>                                 list    permanent           Celery's queues
 _kombu.binding*                                        set     permanent           kombu's exchange table
@@ -39,6 +40,7 @@ SECRET: Final = "everwarm:secret"
 WORKERS: Final = "everwarm:workers"
 LOGS: Final = "everwarm:logs"
 LOG_WRITER: Final = "everwarm:log-writer"
+NETWORK_MAKER: Final = "everwarm:network-maker"
 SUPERSEDED: Final = "everwarm:superseded"
 SUPERSEDED_MS: Final = 60_000
 PREPARED_MS: Final = 60_000

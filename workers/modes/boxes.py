@@ -33,6 +33,8 @@ from workers.reaper import Reaper
 from workers.settings import WorkerSettings
 from workers.store import Store
 
+_MAKING_NETWORK_S: Final = 10.0
+
 log = logging.getLogger(__name__)
 
 
@@ -110,7 +112,9 @@ class Boxes:
                 names = (flags.network,) if flags.network else self._settings.docker_networks
                 if not names:
                     labels = {containers.INSTALLATION: self.installation}
-                    self._own_network = self.engine.ensure_network(self._network_name(), labels)
+                    # One worker at a time: while two networks have one name the engine starts no container on either.
+                    with self._store.client.lock(keys.NETWORK_MAKER, timeout=_MAKING_NETWORK_S):
+                        self._own_network = self.engine.ensure_network(self._network_name(), labels)
                     names = (self._own_network,)
                 self._networks = Networks(tuple(names), self._settings.docker_dns, flags.hosts)
             return self._networks
@@ -228,6 +232,8 @@ class Boxes:
         if self._reaper is not None:
             self._reaper.stop()
         self._namespaces.close()
+        if self._reaper is not None:
+            self._reaper.remove_own()
         self._packer.close()
         if self._own_network:
             self.engine.remove_network(self._own_network)  # unless another worker uses it

@@ -116,7 +116,7 @@ class Namespaces:
         self._lock = threading.Lock()
         self._ready: list[Holding] = []
         self._count = 0
-        self._filling = False
+        self._filling: threading.Thread | None = None
         self._closed = False
 
     def take(self) -> Holding | None:
@@ -142,8 +142,8 @@ class Namespaces:
         with self._lock:
             if self._filling or self._closed or not self._short():
                 return
-            self._filling = True
-        threading.Thread(target=self._fill, name="namespaces", daemon=True).start()
+            self._filling = threading.Thread(target=self._fill, name="namespaces", daemon=True)
+            self._filling.start()
 
     def _short(self) -> bool:
         return len(self._ready) < _READY and self._count < self._most
@@ -162,7 +162,7 @@ class Namespaces:
             log.warning("no network namespace could be made in advance", extra={"error": str(error)})
         finally:
             with self._lock:
-                self._filling = False
+                self._filling = None
 
     def _add(self, holding: Holding) -> None:
         with self._lock:
@@ -205,5 +205,8 @@ class Namespaces:
         with self._lock:
             self._closed = True
             ready, self._ready = self._ready, []
+            filling = self._filling
+        if filling is not None:
+            filling.join(_CLOSE_S)
         for done in [self._loop.submit(self._end(holding)) for holding in ready]:
             done.result()
