@@ -11,19 +11,19 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
-import redis.asyncio
 from redis import RedisError
 
 from dispatcher.admission import ACCOUNT_EXCEEDED, Slot
 from dispatcher.background import cancel
 from dispatcher.catalog.resolving import Target
+from dispatcher.store import connect, result_of, run_script
 from dispatcher.wire.errors import AwsError
-from workers.contract import keys, scripts
+from workers.contract import keys
 from workers.contract.broker import envelope, queue
 from workers.contract.messages import (
     INLINE_PAYLOAD_BYTES,
@@ -40,11 +40,9 @@ from workers.contract.messages import (
     encode_batch,
 )
 
-_TIMEOUT_S: Final = 2.0
 _TICK_S: Final = 0.5
 #: How much longer than its time in the queue a call waits for a Redis that is gone.
 _GRACE_S: Final = 2.0
-_CONNECTIONS: Final = 32
 #: Longest that a claimed call may take beside its function's timeout: two initialisations and the start of a container.
 _START_SLACK_MS: Final = 60_000
 _AFTERLIFE_MS: Final = 60_000
@@ -88,9 +86,9 @@ class Queue:
         self.name = secrets.token_hex(8)
         self._queue_wait_s = queue_wait_s
         self._secret = function_secret
-        self._redis = _client(redis_url)
-        self._reader = _client(redis_url)
-        self._watcher = _client(redis_url)
+        self._redis = connect(redis_url)
+        self._reader = connect(redis_url)
+        self._watcher = connect(redis_url)
         self._reply_to = keys.replies(self.name)
         self._calls: dict[str, _Call] = {}
         self._workers: dict[str, dict[str, str]] = {}
@@ -133,6 +131,16 @@ class Queue:
     def workers(self) -> dict[str, dict[str, str]]:
         """Living workers and what they say of themselves."""
         return self._workers
+
+    @property
+    def full(self) -> bool:
+        """Whether Redis has so little memory left that nothing new should begin."""
+        return self._full
+
+    @property
+    def recovering(self) -> bool:
+        """Redis was lost a moment ago: workers are about to record again what they run."""
+        return time.monotonic() - self._lost_at < _REJOIN_S
 
     @property
     def waiting(self) -> int:
@@ -198,22 +206,18 @@ class Queue:
             raise _throttled(call.slot.reason)
 
     async def _run(self, name: str, names: Sequence[str], arguments: Sequence[Any]) -> Any:
-        script = scripts.load(name)
-        try:
-            return await self._redis.evalsha(script.sha, len(names), *names, *arguments)
-        except redis.exceptions.NoScriptError:
-            return await self._redis.eval(script.source, len(names), *names, *arguments)
+        return await run_script(self._redis, name, names, arguments)
 
     # Replies
 
     async def _read_replies(self) -> None:
-        found = await _result(self._reader.blpop([self._reply_to], timeout=1))
+        found = await result_of(self._reader.blpop([self._reply_to], timeout=1))
         if found is None:
             return
         self._resolve(found[1])
         # Under load the others come along in one more round trip.
         if len(self._calls) > 1:
-            for data in await _result(self._reader.lpop(self._reply_to, _MANY_REPLIES)) or ():
+            for data in await result_of(self._reader.lpop(self._reply_to, _MANY_REPLIES)) or ():
                 self._resolve(data)
 
     def _resolve(self, data: bytes) -> None:
@@ -317,7 +321,7 @@ class Queue:
     async def _look_after(self, call: _Call, now: float, state: str, worker: str) -> None:
         call.begun = call.begun or state in ("run", "done")
         if state in ("run", "held"):
-            if worker not in self._workers and not await _result(self._watcher.exists(keys.worker(worker))):
+            if worker not in self._workers and not await result_of(self._watcher.exists(keys.worker(worker))):
                 await self._give_up(call, _unavailable("The worker that ran the invocation died.", status=500))
         elif state == "done":
             # Its reply is about to be read, or went to a connection that was lost.
@@ -350,8 +354,8 @@ class Queue:
         """Whether the call can't begin any more."""
         word = await self._run(
             "claim",
-            [keys.invocation(call.invocation.request_id)],
-            ["void", call.invocation.attempt, self.name, "", 0, _AFTERLIFE_MS],
+            [keys.invocation(call.invocation.request_id), call.slot.key],
+            ["void", call.invocation.attempt, self.name, "", 0, _AFTERLIFE_MS, -1, "", 0],
         )
         return bool(word == b"void")
 
@@ -394,7 +398,7 @@ class Queue:
         give_up = time.monotonic() + within_s
         while time.monotonic() < give_up and not {a.worker for a in answers} >= self._workers.keys() & set(workers):
             # Asked again and again: waiting in Redis would keep one of the connections that calls need.
-            found = await _result(self._redis.lpop(reply_to))
+            found = await result_of(self._redis.lpop(reply_to))
             if found is not None:
                 answers.append(decode_prepared(found))
             else:
@@ -433,26 +437,9 @@ class Queue:
     async def ping(self) -> bool:
         """Whether Redis answers."""
         try:
-            return bool(await _result(self._watcher.ping()))
+            return bool(await result_of(self._watcher.ping()))
         except (RedisError, OSError):
             return False
-
-
-def _client(url: str) -> "redis.asyncio.Redis":
-    # A bounded pool that waits: redis-py's default one fails when more than a hundred commands are under way.
-    pool = redis.asyncio.BlockingConnectionPool.from_url(
-        url,
-        max_connections=_CONNECTIONS,
-        timeout=_TIMEOUT_S,
-        socket_timeout=_TIMEOUT_S,
-        socket_connect_timeout=_TIMEOUT_S,
-    )
-    return redis.asyncio.Redis.from_pool(pool)
-
-
-async def _result(answer: "Awaitable[Any] | Any") -> Any:
-    """redis-py types its commands as either."""
-    return await answer
 
 
 def _fail(call: _Call, error: AwsError) -> None:

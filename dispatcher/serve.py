@@ -16,7 +16,10 @@ from dispatcher.admission import Admission
 from dispatcher.app import create_app, server_config
 from dispatcher.background import cancel
 from dispatcher.catalog import Catalog, functions
+from dispatcher.clock import Clock
 from dispatcher.code import CodeStore, Collector
+from dispatcher.events import running
+from dispatcher.ledger import Ledger
 from dispatcher.logs import Logs
 from dispatcher.operations import Services
 from dispatcher.pages import Pages
@@ -90,5 +93,14 @@ async def _parts(settings: DispatcherSettings) -> AsyncIterator[tuple[Services, 
         logs = Logs(settings.redis_url, settings.data_dir / "logs", settings.logs_max_bytes)
         logs.start()
         stack.push_async_callback(logs.close)
-        services = Services(catalog, code, queue, Admission(catalog, settings), settings, default_mode)
+        ledger = Ledger(
+            catalog.database,
+            Clock(settings.time_scale),
+            retry_base_s=settings.retry_base_s,
+            result_bytes=settings.result_max_bytes,
+            directory=None if catalog.shared else settings.data_dir,
+        )
+        stack.push_async_callback(ledger.close)
+        services = Services(catalog, code, queue, Admission(catalog, settings), settings, ledger, default_mode)
+        await stack.enter_async_context(running(services))
         yield services, logs, secret

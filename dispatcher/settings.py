@@ -4,7 +4,7 @@ import ipaddress
 import os
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
@@ -19,6 +19,7 @@ from workers.contract.settings import (
     integer,
     names,
     number,
+    parse_variable,
     size,
     text,
     url,
@@ -55,6 +56,15 @@ def _credential(line: str) -> Credential:
     return Credential(*match.groups())
 
 
+#: Field → the variable that AWS's own tools have for it, which counts when ours is not set.
+_AWS_VARIABLES: Final = {
+    "s3_endpoint": "AWS_ENDPOINT_URL_S3",
+    "sqs_endpoint": "AWS_ENDPOINT_URL_SQS",
+    "sns_endpoint": "AWS_ENDPOINT_URL_SNS",
+    "eventbridge_endpoint": "AWS_ENDPOINT_URL_EVENTBRIDGE",
+}
+
+
 class DispatcherSettings(Shared, frozen=True, kw_only=True):
     """Everything the dispatcher can be told."""
 
@@ -81,6 +91,34 @@ class DispatcherSettings(Shared, frozen=True, kw_only=True):
         float,
         Setting("EVERWARM_SYNC_QUEUE_WAIT_S", number(0.1, 900), "a call that no worker began within it gets 429", "s"),
     ] = 10.0
+    sync_reserve: Annotated[
+        int | None,
+        Setting(
+            "EVERWARM_SYNC_RESERVE",
+            integer(0, 100_000),
+            "slots per mode that events leave to synchronous calls; unset: a quarter, at least 1",
+        ),
+    ] = None
+    retry_base_s: Annotated[
+        float,
+        Setting(
+            "LAMBDA_RETRY_BASE_DELAY",
+            number(0, 86_400),
+            "before the first retry of an asynchronous invocation; n times it before the n-th",
+            "s",
+        ),
+    ] = 60.0
+    time_scale: Annotated[
+        float,
+        Setting(
+            "EVERWARM_TIME_SCALE",
+            number(0.001, 1_000_000),
+            "everything that asynchronous invocations wait for is shorter by this: 60 makes minutes seconds",
+        ),
+    ] = 1.0
+    result_max_bytes: Annotated[
+        int, Setting("EVERWARM_LEDGER_RESULT_MAX", size, "so much of an event's result the ledger keeps", "bytes")
+    ] = 64 << 10
     credentials: Annotated[
         tuple[Credential, ...],
         Setting(
@@ -114,6 +152,21 @@ class DispatcherSettings(Shared, frozen=True, kw_only=True):
     s3_access_key: Annotated[str, Setting("EVERWARM_S3_ACCESS_KEY", text, "access key for it")] = "test"
     s3_secret_key: Annotated[str, Setting("EVERWARM_S3_SECRET_KEY", text, "secret key for it", secret=True)] = "test"
     s3_region: Annotated[str, Setting("EVERWARM_S3_REGION", text, "region for it")] = "us-east-1"
+    sqs_endpoint: Annotated[
+        str, Setting("EVERWARM_SQS_ENDPOINT", url("http", "https"), "SQS of destinations and dead-letter queues")
+    ] = ""
+    sns_endpoint: Annotated[
+        str, Setting("EVERWARM_SNS_ENDPOINT", url("http", "https"), "SNS of destinations and dead-letter topics")
+    ] = ""
+    eventbridge_endpoint: Annotated[
+        str, Setting("EVERWARM_EVENTBRIDGE_ENDPOINT", url("http", "https"), "EventBridge of destinations")
+    ] = ""
+    aws_access_key: Annotated[
+        str, Setting("EVERWARM_AWS_ACCESS_KEY", text, "access key for the endpoints of SQS, SNS and EventBridge")
+    ] = "test"
+    aws_secret_key: Annotated[str, Setting("EVERWARM_AWS_SECRET_KEY", text, "secret key for them", secret=True)] = (
+        "test"
+    )
     real_aws: Annotated[
         bool, Setting("EVERWARM_REAL_AWS", boolean, "1: requests to real AWS are allowed, with the usual profiles")
     ] = False
@@ -202,4 +255,14 @@ def read(environ: Environ) -> DispatcherSettings:
         found,
         database_url=found.database_url or f"sqlite:///{found.data_dir / 'everwarm.db'}",
         hot_reload_roots=home if found.hot_reload_roots is None else found.hot_reload_roots,
+        **_aws_endpoints(found, environ),
     )
+
+
+def _aws_endpoints(found: DispatcherSettings, environ: Environ) -> dict[str, str]:
+    """Endpoints by the names of AWS's tools. With real AWS they are left to botocore, which has credentials for them."""
+    return {
+        field: parse_variable(name, environ[name], url("http", "https"))
+        for field, name in _AWS_VARIABLES.items()
+        if environ.get(name) and not getattr(found, field) and not found.real_aws
+    }

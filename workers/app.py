@@ -5,7 +5,8 @@ on 2 cores with 16 slots, one no-op, and 16 callers of a task that blocks for 20
 prefork 1.17 ms and 582, solo 1.12 ms and 43 (gevent would have to patch the links' thread away).
 
 On SIGTERM Celery stops consuming and waits for its threads; the drain timer then kills the environments, which frees
-them. A part that dies takes the process with it, loudly, for its supervisor to start again.
+them. A part that dies takes the process with it, loudly, for its supervisor to start again; so does a consumer that
+stalls (``workers.watchdog``).
 """
 
 import logging
@@ -26,7 +27,7 @@ from msgspec import DecodeError
 from workers.api import FunctionApi
 from workers.claims import Claims
 from workers.contract import keys
-from workers.contract.broker import create_celery, envelope, queue
+from workers.contract.broker import Polls, create_celery, envelope, queue
 from workers.contract.messages import (
     Batch,
     Prepare,
@@ -39,6 +40,7 @@ from workers.contract.messages import (
 from workers.environment import Environment
 from workers.environments import Environments, StartError
 from workers.executor import Executor
+from workers.holding import Holding
 from workers.hot_reload import HotReload, identity
 from workers.journal import Shipper
 from workers.leases import Leases
@@ -50,6 +52,7 @@ from workers.settings import WorkerSettings
 from workers.store import Store, Unavailable
 from workers.tasks import register
 from workers.upkeep import Upkeep
+from workers.watchdog import Watchdog
 
 #: Calls of functions to the Lambda API that are under way at a time; each waits for its answer in a thread.
 _FUNCTION_API_THREADS: Final = 64
@@ -77,6 +80,7 @@ class Worker:
         self._hot_reload = HotReload(directory)
         self._claims = claims = Claims(self._store, settings.name)
         running = Running()
+        holding = Holding(self._store, settings.name)
         self._environments = Environments(
             Leases(self._store, settings.name, settings.mode, channel=settings.channel),
             lambda lease, on_gone: Environment(lease, self._loop, on_gone),
@@ -90,6 +94,7 @@ class Worker:
             self._environments,
             self._store,
             running,
+            holding,
             worker=settings.name,
             init_timeout_s=settings.init_timeout_s,
             response_limit=settings.max_payload_bytes,
@@ -98,12 +103,14 @@ class Worker:
         self._mailbox = Mailbox(
             self._store, settings.name, {"move": self._take_moved, "prepare": self._take_prepare}, _die
         )
-        self._upkeep = Upkeep(settings, self._store, self._environments, claims, running, _die)
+        self._upkeep = Upkeep(settings, self._store, self._environments, claims, running, holding, _die)
+        self._polls = Polls()
+        self._watchdog = Watchdog(self._polls, self._store, settings.name, _die)
         self._drain: threading.Timer | None = None
 
     def run(self) -> int:
         """Consume until a signal; answers the exit status."""
-        app = create_celery(self._settings.redis_url, self._settings.mode)
+        app = create_celery(self._settings.redis_url, self._settings.mode, self._polls)
         register(app, self._executor)
         signals.worker_ready.connect(self._on_ready, weak=False)
         signals.worker_shutting_down.connect(self._on_stopping, weak=False)
@@ -116,12 +123,14 @@ class Worker:
         self._mailbox.start()
         self._upkeep.start()
         self._starter.ready(self._environments.knows)
+        self._watchdog.start()
         log.info(
             "worker ready",
             extra={"worker": self._settings.name, "mode": self._settings.mode, "slots": self._settings.concurrency},
         )
 
     def _on_stopping(self, **_: Any) -> None:
+        self._watchdog.stop()
         self._upkeep.stop_taking()
         self._drain = threading.Timer(self._settings.drain_s, self._interrupt)
         self._drain.daemon = True
@@ -186,6 +195,7 @@ class Worker:
         """End everything that this process started."""
         if self._drain is not None:
             self._drain.cancel()
+        self._watchdog.stop()
         self._upkeep.stop()
         self._mailbox.stop()
         with suppress(*Unavailable):

@@ -1,6 +1,7 @@
 """When an attempt starts to count, and when it is over: the worker's calls of ``claim``, ``finish`` and ``rejoin``."""
 
 import logging
+import math
 import threading
 import time
 from typing import Final
@@ -37,7 +38,7 @@ class Claims:
         return self._claim("hold", invocation, environment, START_MS)
 
     def run(self, spec: FunctionSpec, invocation: Invocation, environment: str) -> str:
-        """From here on the attempt counts: ``run``, or why it is not ours (``void``, ``late``, ``taken``)."""
+        """From here on the attempt counts: ``run``, or why not (``void``, ``late``, ``taken``, ``throttled``)."""
         return self._claim("run", invocation, environment, spec.timeout_s * 1000 + AFTERLIFE_MS)
 
     def _claim(self, word: str, invocation: Invocation, environment: str, life_ms: int) -> str:
@@ -47,24 +48,32 @@ class Claims:
             try:
                 return self._store.word(
                     "claim",
-                    [keys.invocation(invocation.request_id)],
-                    [word, invocation.attempt, self._worker, environment, invocation.claim_by_ms, life_ms],
-                )
+                    [keys.invocation(invocation.request_id), invocation.counted_in],
+                    [
+                        word, invocation.attempt, self._worker, environment, invocation.claim_by_ms, life_ms,
+                        invocation.limit, member(invocation), life_ms,
+                    ],
+                )  # fmt: skip
             except Unavailable:
                 if time.monotonic() > give_up or self._hurry.wait(_PAUSE_S):
                     raise
 
     def finish(self, spec: FunctionSpec, invocation: Invocation, outcome: Outcome) -> None:
-        """Hand the outcome over, however long Redis is gone while somebody may still wait for it."""
+        """Hand the outcome over, however long Redis is gone while somebody may still wait for it: a caller for a while, the
+        ledger for ever.
+        """
         names = [
             keys.invocation(invocation.request_id),
             keys.concurrency(spec.account, spec.region, spec.function),
             keys.concurrency(spec.account, spec.region),
             invocation.reply_to,
-            keys.payload(invocation.request_id),
+            invocation.payload_key or keys.payload(invocation.request_id),
         ]
-        arguments: list[str | bytes | int] = [invocation.attempt, member(invocation), encode(outcome), AFTERLIFE_MS]
-        give_up = time.monotonic() + _PATIENCE_S
+        kind = "stream" if invocation.reply_to == keys.OUTCOMES else "list"
+        arguments: list[str | bytes | int] = [
+            invocation.attempt, member(invocation), encode(outcome), AFTERLIFE_MS, kind,
+        ]  # fmt: skip
+        give_up = time.monotonic() + (_PATIENCE_S if kind == "list" else math.inf)
         while True:
             try:
                 self._store.run("finish", names, arguments)

@@ -45,6 +45,10 @@ class EnvironmentBroken(Exception):
     """The environment ended for a reason that is the platform's fault."""
 
 
+class Interrupted(EnvironmentBroken):
+    """The worker stopped and ended it."""
+
+
 class Environment:
     """See the module's docstring. ``journal`` and ``relay`` are set by the starter before anything else is called."""
 
@@ -200,7 +204,7 @@ class Environment:
         except LinkBroken as error:
             raise EnvironmentBroken(str(error)) from error
         if self.interrupted and isinstance(found, Exited):
-            raise EnvironmentBroken("interrupted: the worker stopped")
+            raise Interrupted("interrupted: the worker stopped")
         return found
 
 

@@ -72,6 +72,10 @@ class StartError(Exception):
         self.state_code: Final = state_code
 
 
+class Stopping(StartError):
+    """The worker stops, and starts nothing any more."""
+
+
 class FunctionFault(StartError):
     """The function's own code can't be started: an outcome, with this ``errorType``."""
 
@@ -82,6 +86,10 @@ class FunctionFault(StartError):
 
 class Moved(Exception):
     """Another worker has the invocation now."""
+
+    def __init__(self, worker: str) -> None:
+        super().__init__(worker)
+        self.worker: Final = worker
 
 
 class NoRoom(Exception):
@@ -237,7 +245,7 @@ class Environments:
         worker = self._leases.acquire(order.spec.revision, order.owner, order.letter())
         if worker is not None:
             log.debug("an invocation is moved", extra={"owner": order.owner, "to": worker})
-            raise Moved
+            raise Moved(worker)
 
     def accept(self, name: str, owner: str, generation: int) -> Environment | None:
         """An invocation has arrived that another worker leased an environment for: that one, if it still holds."""
@@ -302,7 +310,7 @@ class Environments:
             with self._starts:
                 self._starter.start(environment, order.code_url)
             if self._closed:
-                raise StartError("this worker is stopping")
+                raise Stopping("this worker is stopping")
         except BaseException:
             self.retire(environment)
             raise
@@ -316,7 +324,7 @@ class Environments:
         while True:
             with self._lock:
                 if self._closed:
-                    raise StartError("this worker is stopping")
+                    raise Stopping("this worker is stopping")
                 going = self._budget.room_for(spec, self._all.values(), self._evictable())
                 if going is not None:
                     lease = self._leases.new(secrets.token_hex(16), spec)

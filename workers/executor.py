@@ -8,12 +8,13 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, Literal
 
 from workers.claims import Claims, member
 from workers.contract.messages import Batch, FunctionSpec, Invocation, Outcome, encode
-from workers.environment import Environment, EnvironmentBroken, deadline_ms
-from workers.environments import Environments, FunctionFault, Moved, NoRoom, Order, StartError
+from workers.environment import Environment, EnvironmentBroken, Interrupted, deadline_ms
+from workers.environments import Environments, FunctionFault, Moved, NoRoom, Order, StartError, Stopping
+from workers.holding import Holding
 from workers.link import Answer, Event, Exited, InitFailed, NotIdle, Started
 from workers.outcome import Ending, TimedOut, end_lines, ending, failure, start_line, used_mb
 from workers.running import Running
@@ -39,6 +40,7 @@ class Executor:
         environments: Environments,
         store: Store,
         running: Running,
+        holding: Holding,
         *,
         worker: str,
         init_timeout_s: float,
@@ -48,6 +50,7 @@ class Executor:
         self._environments = environments
         self._store = store
         self._running = running
+        self._holding = holding
         self._worker = worker
         self._init_s = min(INIT_S, init_timeout_s)
         self._response_limit = response_limit
@@ -61,6 +64,13 @@ class Executor:
         self._run(_Work(batch, deque(batch.invocations), given=environment))
 
     def _run(self, work: "_Work") -> None:
+        self._holding.begin(work.batch.id)
+        try:
+            self._run_all(work)
+        finally:
+            self._holding.end(work.batch.id)
+
+    def _run_all(self, work: "_Work") -> None:
         while work.pending:
             first = work.pending[0]
             try:
@@ -81,10 +91,15 @@ class Executor:
                 self._run_on(environment, work)
         except NotOurs:
             work.pending.popleft()
-        except (Moved, NoRoom):
+        except Moved as error:
+            self._holding.move(work.batch.id, error.worker)
+            work.pending.clear()
+        except NoRoom:
             work.pending.clear()
         except _InitOverrun:
             work.overran = True
+        except (Stopping, Interrupted) as error:
+            self._stop(work, error)
         except FunctionFault as error:
             self._blame(work, error)
         except StartError as error:
@@ -116,6 +131,23 @@ class Executor:
         # It is claimed already when the first environment did not take the event.
         if work.claimed != invocation.request_id and self._claims.hold(invocation, environment) != "held":
             raise NotOurs
+
+    def _stop(self, work: "_Work", error: Exception) -> None:
+        """The worker stops: events go back to the ledger as they are, whether claimed or not."""
+        if not work.batch.id:
+            self._refuse(work, "ServiceException", str(error))
+        while work.batch.id and work.pending:
+            self._deliver(work, self._other(work.batch.spec, work.pending[0], "interrupted"))
+
+    def _other(self, spec: FunctionSpec, invocation: Invocation, kind: Literal["interrupted", "throttled"]) -> Outcome:
+        return Outcome(
+            request_id=invocation.request_id,
+            attempt=invocation.attempt,
+            kind=kind,
+            version=spec.version,
+            worker=self._worker,
+            ended_ms=_now_ms(),
+        )
 
     def _refuse(self, work: "_Work", code: str, message: str) -> None:
         """The platform can't run it: claim it all the same, so that exactly one answer is given."""
@@ -149,6 +181,7 @@ class Executor:
             log_tail=tail.encode(),
             version=spec.version,
             worker=self._worker,
+            ended_ms=_now_ms(),
         )
         self._deliver(work, outcome)
 
@@ -176,7 +209,10 @@ class Executor:
     def _claim(self, work: "_Work", invocation: Invocation, environment: str) -> bool:
         if work.claimed == invocation.request_id:
             return True
-        if self._claims.run(work.batch.spec, invocation, environment) != "run":
+        word = self._claims.run(work.batch.spec, invocation, environment)
+        if word == "throttled":
+            self._claims.finish(work.batch.spec, invocation, self._other(work.batch.spec, invocation, "throttled"))
+        if word != "run":
             return False
         work.claimed = invocation.request_id
         self._running.add(work.batch.spec, invocation, environment)
@@ -231,6 +267,8 @@ class Executor:
         )
         try:
             answer = environment.invoke(event, timeout_s)
+        except Interrupted:
+            raise
         except EnvironmentBroken as error:
             return _system_error(spec, invocation, self._worker, "ServiceException", str(error))
         duration_ms = (time.perf_counter() - began + work.spent_s) * 1000
@@ -277,7 +315,12 @@ class Executor:
             duration_ms=duration_ms,
             init_ms=init_ms,
             memory_used_mb=used,
+            ended_ms=_now_ms(),
         )
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 @dataclass(slots=True)
@@ -300,7 +343,9 @@ class _Work:
 
 def _letter(work: _Work) -> bytes:
     batch = work.batch
-    return encode(Batch(v=batch.v, spec=batch.spec, code_url=batch.code_url, invocations=list(work.pending)))
+    return encode(
+        Batch(v=batch.v, id=batch.id, spec=batch.spec, code_url=batch.code_url, invocations=list(work.pending))
+    )
 
 
 class _InitOverrun(Exception):
@@ -316,4 +361,5 @@ def _system_error(spec: FunctionSpec, invocation: Invocation, worker: str, code:
         message=message,
         version=spec.version,
         worker=worker,
+        ended_ms=_now_ms(),
     )

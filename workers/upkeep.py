@@ -17,6 +17,7 @@ from typing import Final, cast
 from workers.claims import Claims
 from workers.contract import keys
 from workers.environments import Environments
+from workers.holding import Holding
 from workers.running import Running
 from workers.settings import WorkerSettings
 from workers.store import Store, Unavailable
@@ -40,6 +41,7 @@ class Upkeep:
         environments: Environments,
         claims: Claims,
         running: Running,
+        holding: Holding,
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self._settings = settings
@@ -47,6 +49,7 @@ class Upkeep:
         self._environments = environments
         self._claims = claims
         self._running = running
+        self._holding = holding
         self._on_failure = on_failure
         self._epoch = ""
         self._renew_due = 0.0
@@ -76,6 +79,7 @@ class Upkeep:
         """Do what is due at the monotonic time ``now``."""
         try:
             self.beat()
+            self._holding.renew()
             self._supersede()
             if now >= self._renew_due:
                 self._renew_due = now + _RENEW_S

@@ -21,12 +21,12 @@ from sqlalchemy import Connection, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from dispatcher.catalog import functions
-from dispatcher.catalog.database import CatalogBusy, Database
 from dispatcher.catalog.functions import Failure, Ready
-from dispatcher.catalog.migrations import SchemaTooNew
 from dispatcher.catalog.resolving import SHARED_TTL_S, Cache, Target, resolve
 from dispatcher.catalog.rows import FunctionKey, Version
-from dispatcher.catalog.tables import settings
+from dispatcher.sql.database import CatalogBusy, Database
+from dispatcher.sql.migrations import SchemaTooNew
+from dispatcher.sql.tables import settings
 from dispatcher.wire.errors import AwsError
 
 T = TypeVar("T")
@@ -81,6 +81,11 @@ class Catalog:
     def generation(self) -> int:
         """Grows with every write of this process; what was read at an older one may have changed."""
         return self._cache.generation
+
+    @property
+    def database(self) -> Database:
+        """What it stands on, for the ledger beside it."""
+        return self._database
 
     @property
     def shared(self) -> bool:

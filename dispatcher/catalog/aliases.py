@@ -6,6 +6,7 @@ from typing import Final
 
 from sqlalchemy import Connection, delete, insert, select, update
 
+from dispatcher.catalog import event_configs
 from dispatcher.catalog.functions import check_revision
 from dispatcher.catalog.lookups import find_alias, get_alias, get_function, get_version
 from dispatcher.catalog.paging import Page, page_of
@@ -19,7 +20,7 @@ from dispatcher.catalog.rows import (
     version_name,
     version_number,
 )
-from dispatcher.catalog.tables import aliases, statements
+from dispatcher.sql.tables import aliases, statements
 from dispatcher.wire.errors import AwsError
 
 #: Version name → the part of the calls it gets, 0 to 1; at most one.
@@ -124,12 +125,13 @@ def bump_revision(connection: Connection, function: Function, name: str) -> None
 
 
 def remove(connection: Connection, key: FunctionKey, name: str) -> None:
-    """Delete an alias with its policy; one that is already gone is fine, as on AWS."""
+    """Delete an alias with its policy and event configuration; one that is already gone is fine, as on AWS."""
     function = get_function(connection, key, lock=True)
     connection.execute(delete(aliases).where(aliases.c.function_id == function.id, aliases.c.name == name))
     connection.execute(
         delete(statements).where(statements.c.function_id == function.id, statements.c.qualifier == name)
     )
+    event_configs.drop(connection, function, name)
 
 
 def list_aliases(

@@ -5,7 +5,7 @@ from sqlalchemy import Connection, func, select, update
 from dispatcher.catalog import functions as function_store
 from dispatcher.catalog.lookups import get_function
 from dispatcher.catalog.rows import FunctionKey
-from dispatcher.catalog.tables import functions
+from dispatcher.sql.tables import functions
 from dispatcher.wire.arn import LATEST
 from dispatcher.wire.errors import AwsError
 

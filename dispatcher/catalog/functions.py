@@ -13,6 +13,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
+from dispatcher.catalog import event_configs
 from dispatcher.catalog import tags as tag_store
 from dispatcher.catalog.lookups import (
     find_function,
@@ -37,7 +38,7 @@ from dispatcher.catalog.rows import (
     version_from,
     version_number,
 )
-from dispatcher.catalog.tables import aliases, functions, statements, versions
+from dispatcher.sql.tables import aliases, functions, statements, versions
 from dispatcher.wire.arn import LATEST
 from dispatcher.wire.errors import AwsError
 
@@ -327,7 +328,7 @@ def list_functions(
 
 
 def delete_function(connection: Connection, key: FunctionKey) -> None:
-    """The function with its versions, aliases, policies and tags."""
+    """The function with its versions, aliases, policies, event configurations and tags."""
     function = get_function(connection, key, lock=True)
     connection.execute(delete(functions).where(functions.c.id == function.id))
 
@@ -353,6 +354,7 @@ def delete_version(connection: Connection, key: FunctionKey, qualifier: str) -> 
     connection.execute(
         delete(statements).where(statements.c.function_id == function.id, statements.c.qualifier == qualifier)
     )
+    event_configs.drop(connection, function, version.name)
 
 
 def _check_unreferenced(connection: Connection, function: Function, version: Version) -> None:

@@ -15,7 +15,7 @@ from dispatcher.catalog.rows import (
     version_from,
     version_number,
 )
-from dispatcher.catalog.tables import aliases, functions, versions
+from dispatcher.sql.tables import aliases, functions, versions
 from dispatcher.wire.errors import AwsError
 
 #: What fits into the column; callers may ask for any row of digits.

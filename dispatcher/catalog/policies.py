@@ -11,7 +11,7 @@ from dispatcher.catalog import aliases as alias_store
 from dispatcher.catalog import functions as function_store
 from dispatcher.catalog.lookups import find_function, get_alias, get_function, get_version
 from dispatcher.catalog.rows import Function, FunctionKey, decode, encode, is_version, version_number
-from dispatcher.catalog.tables import statements
+from dispatcher.sql.tables import statements
 from dispatcher.wire.arn import LATEST
 from dispatcher.wire.errors import AwsError
 

@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 from sqlalchemy import Connection
 
+from dispatcher.catalog import event_configs
 from dispatcher.catalog import tags as tag_store
 from dispatcher.catalog.lookups import find_alias, find_version, get_function, not_found
 from dispatcher.catalog.rows import MODE_TAG, Alias, Function, FunctionKey, Version, is_version, version_number
@@ -23,6 +24,19 @@ from workers.contract.messages import MODES, FunctionSpec, Mode
 #: How long an entry lives when other dispatchers write to the same database.
 SHARED_TTL_S: Final = 1.0
 _MAX_FUNCTIONS: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class EventConfig:
+    """How asynchronous invocations go on: AWS's defaults, or what the qualifier that was called has of its own."""
+
+    maximum_retries: int = 2
+    maximum_age_s: int = 21_600
+    on_success: str = ""
+    """ARN; empty when there is none, as the next two."""
+    on_failure: str = ""
+    dead_letter: str = ""
+    """From the version's own configuration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +57,8 @@ class Target:
     """From the tag ``everwarm:mode``."""
     code_sha256: str
     """Names the zip for :meth:`dispatcher.code.CodeStore.signed_path`; empty with hot reload and images."""
+    event_config: EventConfig
+    """Not in ``spec``: a change of it is no change of what runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +145,23 @@ def _target(
         state_reason=version.state_reason or "",
         mode=mode,
         code_sha256=spec.code_sha256,
+        event_config=_event_config(connection, function, version, qualifier),
+    )
+
+
+def _event_config(connection: Connection, function: Function, version: Version, qualifier: str | None) -> EventConfig:
+    """An alias that has none takes the defaults, not those of its version."""
+    dead_letter = str((version.config.get("DeadLetterConfig") or {}).get("TargetArn") or "")
+    default = EventConfig(dead_letter=dead_letter)
+    found = event_configs.find(connection, function, qualifier)
+    if found is None:
+        return default
+    return EventConfig(
+        maximum_retries=default.maximum_retries if found.maximum_retries is None else found.maximum_retries,
+        maximum_age_s=default.maximum_age_s if found.maximum_age_s is None else found.maximum_age_s,
+        on_success=found.on_success,
+        on_failure=found.on_failure,
+        dead_letter=dead_letter,
     )
 
 

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, delete, insert, select
 
 from dispatcher.catalog.lookups import get_function
 from dispatcher.catalog.rows import Function, FunctionKey
-from dispatcher.catalog.tables import tags
+from dispatcher.sql.tables import tags
 from dispatcher.wire.errors import AwsError
 
 MAX_TAGS: Final = 50

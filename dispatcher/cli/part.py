@@ -43,8 +43,8 @@ def run_dispatcher(environ: Mapping[str, str]) -> None:
 
 def _serve(settings: DispatcherSettings) -> None:
     from dispatcher import serve
-    from dispatcher.catalog.database import CatalogBusy
-    from dispatcher.catalog.migrations import SchemaTooNew
+    from dispatcher.sql.database import CatalogBusy
+    from dispatcher.sql.migrations import SchemaTooNew
 
     try:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

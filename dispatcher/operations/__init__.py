@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dispatcher.admission import Admission
     from dispatcher.catalog import Catalog
     from dispatcher.code import CodeStore
+    from dispatcher.ledger import Ledger
     from dispatcher.queue import Queue
     from dispatcher.settings import DispatcherSettings
 
@@ -30,6 +31,7 @@ class Services:
     queue: "Queue"
     admission: "Admission"
     settings: "DispatcherSettings"
+    ledger: "Ledger"
     default_mode: Mode = "local"
     """Where functions run that have no tag ``everwarm:mode``."""
 

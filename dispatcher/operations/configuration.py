@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
+from dispatcher.catalog.event_configs import service_of
 from dispatcher.catalog.rows import Version
 from dispatcher.settings import DispatcherSettings
 from dispatcher.wire.arn import partition_of
@@ -95,10 +96,26 @@ def _set(config: Config, member: str, value: Any) -> None:
 
 def _set_or_drop(config: Config, member: str, value: Any) -> None:
     """Empty values take the member away."""
-    if value in ("", [], {}) or (member == "DeadLetterConfig" and not value.get("TargetArn")):
+    if value in ("", [], {}):
         config.pop(member, None)
     else:
         config[member] = value
+
+
+def _set_dead_letter(config: Config, member: str, value: Any) -> None:
+    """An empty ARN takes the queue away. AWS's wording, but that of ARNs that are malformed in other ways."""
+    arn = value.get("TargetArn")
+    if arn and service_of(arn) not in ("sqs", "sns"):
+        service, resource = arn.split(":")[2], arn.rsplit(":", 1)[1]
+        if service not in ("sqs", "sns"):
+            reason = "The service specified by the TargetArn is not supported for dead letter configuration."
+        elif resource.endswith(".fifo"):
+            kind = "SQS queue" if service == "sqs" else "SNS topic"
+            reason = f"FIFO {kind} is not supported for dead letter configuration"
+        else:
+            reason = f"{arn} names no queue and no topic"
+        raise _invalid(f"Invalid dead letter queue ARN: {reason}")
+    _set_or_drop(config, member, {"TargetArn": arn} if arn else {})
 
 
 def _set_environment(config: Config, member: str, value: Any) -> None:
@@ -158,7 +175,7 @@ _CHANGES: Final[Mapping[str, Callable[[Config, str, Any], None]]] = {
     "LoggingConfig": _set_logging,
     "Environment": _set_environment,
     "VpcConfig": _set_vpc,
-    "DeadLetterConfig": _set_or_drop,
+    "DeadLetterConfig": _set_dead_letter,
     "KMSKeyArn": _set_or_drop,
     "Layers": _set_layers,
     "FileSystemConfigs": _set_or_drop,

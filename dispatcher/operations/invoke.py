@@ -3,11 +3,12 @@
 import base64
 import binascii
 import json
-import secrets
-import time
 from typing import Any, Final
 
+from dispatcher import lineage
 from dispatcher.catalog.resolving import Target
+from dispatcher.catalog.rows import FunctionKey
+from dispatcher.ledger.accepting import NewEvent
 from dispatcher.operations import Call, operation
 from dispatcher.operations.naming import qualified
 from dispatcher.preparing import mode_of
@@ -31,15 +32,13 @@ async def invoke(call: Call, request: dict[str, Any]) -> dict[str, Any]:
     client_context = _client_context(request.get("ClientContext"))
     if kind == "DryRun":
         return {"StatusCode": 204}
+    _check_active(target)
+    trace_id = lineage.follow(call.trace_id, target.spec.arn)
     if kind == "Event":
-        raise AwsError("NotImplemented", "Everwarm does not have Invoke with InvocationType Event yet.")
-    if target.state != "Active":
-        raise AwsError(
-            "ResourceConflictException",
-            "The operation cannot be performed at this time. "
-            f"The function is currently in the following state: {target.state}"
-            + (f". {target.state_reason}" if target.state == "Failed" else ""),
-        )
+        await _accept(call, key, qualifier, payload, trace_id)
+        return {"StatusCode": 202}
+    if lineage.is_loop(trace_id, target.spec.arn):
+        raise AwsError(lineage.ERROR, lineage.MESSAGE)
     outcome = await services.queue.call(
         target,
         await services.admission.slot(target),
@@ -51,12 +50,42 @@ async def invoke(call: Call, request: dict[str, Any]) -> dict[str, Any]:
             payload=payload or b"{}",
             claim_by_ms=0,
             reply_to="",
-            trace_id=call.trace_id or _new_trace(),
+            trace_id=trace_id,
             client_context=client_context,
         ),
         _code_url(call, target),
     )
     return _answer(outcome, tail=request.get("LogType") == "Tail")
+
+
+@operation("InvokeAsync")
+async def invoke_async(call: Call, request: dict[str, Any]) -> dict[str, Any]:
+    """Invoke with InvocationType Event, as it was before 2014-11: no qualifier, and the status in the body too."""
+    key, qualifier = qualified(call, "InvokeAsync", request)
+    target = await call.services.catalog.resolve(key.account, key.region, key.name, qualifier)
+    payload: bytes = request.get("InvokeArgs", b"")
+    check_json(payload)
+    _check_active(target)
+    await _accept(call, key, qualifier, payload, lineage.follow(call.trace_id, target.spec.arn))
+    return {"Status": 202}
+
+
+def _check_active(target: Target) -> None:
+    if target.state != "Active":
+        raise AwsError(
+            "ResourceConflictException",
+            "The operation cannot be performed at this time. "
+            f"The function is currently in the following state: {target.state}"
+            + (f". {target.state_reason}" if target.state == "Failed" else ""),
+        )
+
+
+async def _accept(call: Call, key: FunctionKey, qualifier: str | None, payload: bytes, trace_id: str) -> None:
+    """From the return of this on the event can't be lost."""
+    origin = f"function:{call.caller}" if call.caller else ""
+    await call.services.ledger.accept(
+        NewEvent(call.request_id, key, qualifier or "", payload or b"{}", trace_id, origin=origin)
+    )
 
 
 def _code_url(call: Call, target: Target) -> str:
@@ -92,7 +121,3 @@ def _client_context(text: str | None) -> str:
         ) from None
     # It becomes an HTTP header in the runtime API.
     return document if document.isascii() and "\n" not in document else json.dumps(json.loads(document))
-
-
-def _new_trace() -> str:
-    return f"Root=1-{int(time.time()):08x}-{secrets.token_hex(12)};Parent={secrets.token_hex(8)};Sampled=0"

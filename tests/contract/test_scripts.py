@@ -130,7 +130,7 @@ RECORD = keys.invocation("i")
 LATER = 10**15
 
 
-def claim(
+def claim(  # noqa: PLR0917 - as the script takes them
     here: Here,
     word: str,
     attempt: int = 1,
@@ -138,8 +138,11 @@ def claim(
     environment: str = "e",
     claim_by: int = LATER,
     life: int = 60_000,
+    limit: int = -1,
+    member: str = "i:1",
 ) -> str:
-    return str(here("claim", [RECORD], word, attempt, worker, environment, claim_by, life))
+    arguments = [word, attempt, worker, environment, claim_by, life, limit, member, 5_000]
+    return str(here("claim", [RECORD, FUNCTION], *arguments))
 
 
 #: What was there before, what is asked, and the answer. Before: state, attempt, worker, environment.
@@ -190,6 +193,23 @@ def test_claim(
     expected = (answer, attempt, worker, environment) if granted else before
     assert expected is not None
     assert record == tuple(map(str, expected))
+
+
+def test_an_event_takes_its_place_when_it_is_claimed(here: Here) -> None:
+    enqueue(here, 2, "other:1")
+    assert claim(here, "hold", limit=2) == "held"
+    assert here.client.zcard(FUNCTION) == 1, "what is only started for takes no place"
+    assert claim(here, "run", limit=2) == "run"
+    assert claim(here, "run", limit=2) == "run", "asked again, since the answer was lost"
+    assert here.client.zcard(FUNCTION) == 2
+
+
+def test_a_throttled_event_never_runs(here: Here) -> None:
+    enqueue(here, 1, "other:1")
+    assert claim(here, "run", limit=1) == "throttled"
+    assert claim(here, "run", limit=9) == "void"
+    assert here.client.zcard(FUNCTION) == 1
+    assert claim(here, "run", attempt=2, limit=2, member="i:2") == "run"
 
 
 def test_a_claim_after_its_time_is_late(here: Here) -> None:
@@ -247,9 +267,17 @@ def enqueue(
     return str(here("enqueue", [FUNCTION, QUEUE, PAYLOAD], limit, member, held_ms, "message", payload, life_ms))
 
 
-def finish(here: Here, attempt: int = 1, outcome: str = "outcome", life_ms: int = 60_000) -> str:
-    names = [RECORD, FUNCTION, ACCOUNT, REPLIES, PAYLOAD]
-    return str(here("finish", names, attempt, f"i:{attempt}", outcome, life_ms))
+def finish(here: Here, attempt: int = 1, outcome: str = "outcome", life_ms: int = 60_000, to: str = "list") -> str:
+    names = [RECORD, FUNCTION, ACCOUNT, REPLIES if to == "list" else keys.OUTCOMES, PAYLOAD]
+    return str(here("finish", names, attempt, f"i:{attempt}", outcome, life_ms, to))
+
+
+def test_an_events_outcome_goes_to_the_ledger(here: Here) -> None:
+    claim(here, "run", limit=1)
+    assert here.client.zcard(FUNCTION) == 1
+    assert finish(here, to="stream") == "done"
+    assert [entry[1] for entry in here.client.xrange(keys.OUTCOMES) or [] if entry] == [{"o": "outcome"}]
+    assert not here.client.exists(FUNCTION)
 
 
 @pytest.mark.parametrize("limit", [0, 1, 7])

@@ -73,7 +73,7 @@ class ApiServer:
             queue = Queue(NO_REDIS, queue_wait_s=1.0, function_secret=b"")
             services = Services(
                 catalog=self.catalog, code=self.code, queue=queue, admission=cast(Any, None),
-                settings=self.settings,
+                settings=self.settings, ledger=cast(Any, None),
             )  # fmt: skip
             app = create_app(services, self.settings, pages=self.code.routes())
             config = uvicorn.Config(

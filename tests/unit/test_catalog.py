@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 import msgspec
 import pytest
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, create_engine, inspect, text
 
 from dispatcher.catalog import Catalog, CatalogBusy, Failure, Ready, SchemaTooNew, Target, functions, lookups
 from dispatcher.catalog.functions import Draft
-from dispatcher.catalog.migrations import VERSION, migrate
+from dispatcher.sql.migrations import STEPS, VERSION, migrate
 from dispatcher.catalog.resolving import Cache, Resolution, revision_of
 from dispatcher.catalog.rows import Code, FunctionKey, Version
 from dispatcher.wire.errors import AwsError
@@ -136,6 +136,34 @@ def test_two_dispatchers_open_one_postgresql_at_once(postgres_server: PostgresSe
     assert len(asyncio.run(run())) == 1
 
 
+def test_an_older_database_gets_the_tables_of_a_new_one(url: str) -> None:
+    def shape(connection: Connection) -> dict[str, object]:
+        found = inspect(connection)
+        return {
+            name: (
+                {column["name"]: (str(column["type"]), column["nullable"]) for column in found.get_columns(name)},
+                {index["name"]: (index["column_names"], index["unique"]) for index in found.get_indexes(name)},
+                found.get_pk_constraint(name)["constrained_columns"],
+            )
+            for name in found.get_table_names()
+        }
+
+    ledger = ("deliveries", "attempts", "payloads", "events", "event_invoke_configs")
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    try:
+        with engine.begin() as connection:
+            migrate(connection)
+            new = shape(connection)
+            for name in ledger:
+                connection.execute(text(f"DROP TABLE {name}"))
+            connection.execute(text("UPDATE schema_version SET version = 1"))
+        with engine.begin() as connection:
+            migrate(connection)
+            assert shape(connection) == new
+    finally:
+        engine.dispose()
+
+
 def test_migrations_go_forward_and_never_back(url: str) -> None:
     def add_column(connection: Connection) -> None:
         connection.execute(text("ALTER TABLE functions ADD COLUMN added INTEGER"))
@@ -146,7 +174,7 @@ def test_migrations_go_forward_and_never_back(url: str) -> None:
             migrate(connection)
             migrate(connection)
         with engine.begin() as connection:
-            migrate(connection, (add_column,))
+            migrate(connection, (*STEPS, add_column))
         with engine.begin() as connection:
             connection.execute(text("SELECT added FROM functions"))
             assert connection.execute(text("SELECT version FROM schema_version")).scalars().all() == [VERSION + 1]

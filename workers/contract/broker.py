@@ -11,6 +11,7 @@ is what late acknowledgement is wanted for: a worker never holds more messages t
 
 import base64
 import json
+import time
 import uuid
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -48,11 +49,45 @@ class HeldInMemory(virtual.QoS):  # type: ignore[misc] # kombu has no types
         """Nothing stands in Redis that could be restored."""
 
 
+def clock() -> float:
+    """Seconds of a clock that is never set and, unlike ``time.monotonic``, goes on while the machine is suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Polls:
+    """What a worker's consumer does; it notes, and any thread may read."""
+
+    def __init__(self) -> None:
+        self.last = clock()
+        """Time (:func:`clock`) at which it last asked its queues for a message; before the first, of this object's birth."""
+        self._channel: Any = None
+
+    def note(self, channel: Any) -> None:
+        """``channel`` has asked its queues. One that idles does so every second, when the last answer has come."""
+        self._channel = channel
+        self.last = clock()
+
+    @property
+    def full(self) -> bool:
+        """It holds as many messages as it may, and rightly asks for no more."""
+        # Of a closed channel the messages that it holds limit nobody.
+        channel = self._channel
+        return channel is not None and not channel.closed and not channel.qos.can_consume()
+
+
 class Channel(redis.Channel):  # type: ignore[misc] # kombu has no types
-    """kombu's Redis channel without its copy of every unacknowledged message."""
+    """kombu's Redis channel without its copy of every unacknowledged message, that notes its polls."""
 
     QoS = HeldInMemory
     do_restore = False
+    polls: Polls | None = None
+    from_transport_options = (*redis.Channel.from_transport_options, "polls")
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        super()._brpop_start(timeout)
+        # Without queues it has sent nothing.
+        if self.polls is not None and self._in_poll:
+            self.polls.note(self)
 
 
 class Transport(redis.Transport):  # type: ignore[misc] # kombu has no types
@@ -86,8 +121,8 @@ def broker_url(redis_url: str) -> str:
     return f"everwarm+socket://{login}{parts.path}?virtual_host={query.get('db', '0')}"
 
 
-def create_celery(redis_url: str, mode: str | None = None) -> Celery:
-    """The Celery application; with ``mode`` it consumes that mode's queues."""
+def create_celery(redis_url: str, mode: str | None = None, polls: Polls | None = None) -> Celery:
+    """The Celery application; with ``mode`` it consumes that mode's queues, and notes in ``polls`` that it does."""
     app = Celery("everwarm", set_as_current=False)
     app.conf.update(
         broker_url=broker_url(redis_url),
@@ -96,6 +131,7 @@ def create_celery(redis_url: str, mode: str | None = None) -> Celery:
             "visibility_timeout": 86_400,
             "socket_connect_timeout": 2,
             "socket_keepalive": True,
+            "polls": polls,
         },
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,

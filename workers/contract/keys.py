@@ -10,7 +10,9 @@ everwarm:worker:<worker>                               hash    5 s              
 everwarm:invocation:<request id>                       hash    held: 420 s, run:   state, attempt, worker, environment of the
                                                                its timeout + 60 s, newest attempt
                                                                void, done: 60 s
-everwarm:payload:<request id>                          string  claim_by + 60 s     a payload over 64 KiB
+everwarm:payload:<request id>[:<attempt>]              string  claim_by + 60 s     a payload over 64 KiB
+everwarm:message:<message>                             string  120 s unrenewed     the worker that has this message of events
+everwarm:outcomes                                      stream  permanent           how events' attempts ended, until the ledger knows
 everwarm:concurrency:<account>:<region>                zset    its last deadline   unreserved attempts → deadline (ms)
 everwarm:concurrency:<account>:<region>:<function>     zset    its last deadline   the same of one function with a reservation
 everwarm:replies:<dispatcher>                          list    60 s unread         outcomes for one dispatcher
@@ -44,10 +46,11 @@ NETWORK_MAKER: Final = "everwarm:network-maker"
 SUPERSEDED: Final = "everwarm:superseded"
 SUPERSEDED_MS: Final = 60_000
 PREPARED_MS: Final = 60_000
+OUTCOMES: Final = "everwarm:outcomes"
 MAILBOX_MS: Final = 60_000
 
 #: Keys that may stand without a TTL; anything else without one is a leak, which the tests look for.
-PERMANENT: Final = (EPOCH, SECRET, WORKERS, LOGS, "everwarm.*.*", "_kombu.binding*")
+PERMANENT: Final = (EPOCH, SECRET, WORKERS, LOGS, OUTCOMES, "everwarm.*.*", "_kombu.binding*")
 
 
 def worker(worker: str) -> str:
@@ -60,9 +63,14 @@ def invocation(request_id: str) -> str:
     return f"everwarm:invocation:{request_id}"
 
 
-def payload(request_id: str) -> str:
-    """A payload that is too large for its message."""
-    return f"everwarm:payload:{request_id}"
+def payload(request_id: str, attempt: int | None = None) -> str:
+    """A payload that is too large for its message; of an event's attempt, since an older one may still be about."""
+    return f"everwarm:payload:{request_id}" if attempt is None else f"everwarm:payload:{request_id}:{attempt}"
+
+
+def message(message: str) -> str:
+    """Who has a message of events."""
+    return f"everwarm:message:{message}"
 
 
 def concurrency(account: str, region: str, function: str | None = None) -> str:

@@ -80,10 +80,12 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Redis key that holds the payload when it is over ``INLINE_PAYLOAD_BYTES``."""
     counted_in: str = ""
     """The concurrency set that holds a place for it."""
+    limit: int = -1
+    """Events: the claim takes that place, if the set has fewer than this; synchronous calls have theirs (-1)."""
     claim_by_ms: int
     """Unix time in ms after which a claim answers ``late``."""
     reply_to: str
-    """Redis list that the outcome is pushed to."""
+    """Redis list that the outcome is pushed to; ``keys.OUTCOMES``: the stream that the ledger reads."""
     trace_id: str = ""
     client_context: str = ""
     """The decoded JSON document."""
@@ -94,6 +96,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The body of one task message."""
 
     v: int
+    id: str = ""
+    """Names a message of events, so that the feeder sees which worker has it (``keys.message``)."""
     spec: FunctionSpec
     code_url: str = ""
     """Signed URL of the zip at the dispatcher; no part of the revision, since it changes with time."""
@@ -107,7 +111,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Made by a factory, so that it is written although it is the default."""
     request_id: str
     attempt: int
-    kind: Literal["success", "function_error", "system_error"]
+    kind: Literal["success", "function_error", "system_error", "throttled", "interrupted"]
+    """The last two are of events only: there was no room in its concurrency set, and its worker stopped before its end."""
     payload: bytes = b""
     """What the caller gets as body, for the first two kinds."""
     error_type: str = ""
@@ -120,6 +125,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The version that ran (``X-Amz-Executed-Version``)."""
     worker: str = ""
     environment: str = ""
+    ended_ms: int = 0
+    """Unix time by the worker's clock."""
     duration_ms: float = 0.0
     init_ms: float = 0.0
     """Over 0 only after a cold start."""
@@ -154,6 +161,7 @@ class _Head(msgspec.Struct):
 
 class _RawBatch(msgspec.Struct, frozen=True):
     v: int
+    id: str
     spec: msgspec.Raw
     code_url: str
     invocations: list[Invocation]
@@ -168,9 +176,9 @@ _prepare = msgspec.msgpack.Decoder(Prepare)
 _prepared = msgspec.msgpack.Decoder(Prepared)
 
 
-def encode_batch(v: int, spec: bytes, code_url: str, invocations: list[Invocation]) -> bytes:
+def encode_batch(v: int, spec: bytes, code_url: str, invocations: list[Invocation], *, name: str = "") -> bytes:
     """A :class:`Batch` whose FunctionSpec is encoded already: it is the same for every call of a revision."""
-    return encode(_RawBatch(v, msgspec.Raw(spec), code_url, invocations))
+    return encode(_RawBatch(v, name, msgspec.Raw(spec), code_url, invocations))
 
 
 def decode_batch(data: bytes) -> Batch:

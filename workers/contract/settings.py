@@ -305,8 +305,6 @@ def _show(value: object) -> str:
 # --- variables that people know and this version does not use ---
 
 
-_EVENTS: Final = "is for asynchronous invocations, which this version does not have yet"
-
 #: Variable → how its value is checked, and what the one warning line says.
 NOT_IN_THIS_VERSION: Final[dict[str, tuple[Parse, str]]] = {
     "LAMBDA_FALLBACK_URL": (
@@ -318,8 +316,6 @@ NOT_IN_THIS_VERSION: Final[dict[str, tuple[Parse, str]]] = {
         text,
         "is for Java, which this version does not have yet; set JAVA_TOOL_OPTIONS in the function's environment",
     ),
-    "LAMBDA_RETRY_BASE_DELAY": (integer(0, 86_400), _EVENTS),
-    "EVERWARM_SYNC_RESERVE": (integer(0, 100_000), _EVENTS),
 }
 
 #: Every EVERWARM_ variable that some process of this version reads; a test holds it against the Structs.
@@ -329,8 +325,9 @@ KNOWN: Final = frozenset(
         "REDIS_URL DATA LOCAL_UIDS FUNCTION_API LOG SUPERVISED "
         "HOST PORT IMAGE_WORKER DATABASE_URL ADVERTISE_URL SYNC_QUEUE_WAIT_S CREDENTIALS ALLOWED_HOSTS ALLOWED_ORIGINS INSECURE "
         "HOT_RELOAD_ROOTS S3_ENDPOINT S3_ACCESS_KEY S3_SECRET_KEY S3_REGION REAL_AWS LOGS_MAX METRICS_TOKEN "
+        "SQS_ENDPOINT SNS_ENDPOINT EVENTBRIDGE_ENDPOINT AWS_ACCESS_KEY AWS_SECRET_KEY "
         "MODE CONCURRENCY ENDPOINT DRAIN_S LOCAL_RUNTIMES MAX_ENVIRONMENTS WORKER_NAME CPU_QUOTA MEMORY_BUDGET_MB "
-        "MAX_STARTS"
+        "MAX_STARTS SYNC_RESERVE TIME_SCALE LEDGER_RESULT_MAX"
     ).split()
 )
 

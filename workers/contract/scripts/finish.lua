@@ -1,6 +1,9 @@
--- finish: an attempt has ended. Frees its concurrency and hands its outcome to the dispatcher that waits for it.
--- KEYS 1 invocation   2 concurrency set of the function   3 concurrency set of the account   4 reply list   5 payload key
+-- finish: an attempt has ended. Frees its concurrency and hands its outcome to the dispatcher that waits for it, or to the
+-- ledger, which reads a stream.
+-- KEYS 1 invocation   2 concurrency set of the function   3 concurrency set of the account   4 reply list or stream
+--      5 payload key
 -- ARGV 1 attempt   2 member request_id:attempt   3 outcome   4 life of the record and of an unread reply, ms
+--      5 list | stream
 -- Answers: done | stale (a newer attempt has begun: nobody waits for this one)
 redis.call('ZREM', KEYS[2], ARGV[2])
 redis.call('ZREM', KEYS[3], ARGV[2])
@@ -12,6 +15,10 @@ end
 redis.call('HSET', KEYS[1], 'state', 'done', 'attempt', ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 redis.call('UNLINK', KEYS[5])
-redis.call('RPUSH', KEYS[4], ARGV[3])
-redis.call('PEXPIRE', KEYS[4], ARGV[4])
+if ARGV[5] == 'stream' then
+  redis.call('XADD', KEYS[4], '*', 'o', ARGV[3])
+else
+  redis.call('RPUSH', KEYS[4], ARGV[3])
+  redis.call('PEXPIRE', KEYS[4], ARGV[4])
+end
 return 'done'

@@ -1,0 +1,239 @@
+"""The feeder: sends what is due to the workers, as many messages as slots are free, and looks after what is in flight.
+
+A message may be lost: with Redis, or with a worker that had just taken it. Nobody has it then, and it is in no queue; or
+its worker has no heartbeat. Each of its events is claimed as ``void`` first: if that is granted it never ran and never
+will; if not, it runs, has ended, or its worker died while it ran, and the record says which.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import Counter
+from itertools import groupby
+from typing import TYPE_CHECKING, Final
+
+from dispatcher.background import cancel
+from dispatcher.catalog.resolving import Target
+from dispatcher.events.loops import forever
+from dispatcher.events.sizing import Sizing
+from dispatcher.events.slots import most_in_flight
+from dispatcher.ledger.feeding import Fed, Plan, unfed
+from dispatcher.ledger.settling import Ending
+from dispatcher.preparing import mode_of
+from dispatcher.store import connect, result_of, run_script
+from workers.contract import keys
+from workers.contract.broker import envelope, queue
+from workers.contract.messages import INLINE_PAYLOAD_BYTES, VERSION, Invocation, Mode, encode_batch
+
+if TYPE_CHECKING:
+    import redis.asyncio
+
+    from dispatcher.ledger.accepting import EventRow
+    from dispatcher.operations import Services
+
+#: A round at least this often: workers come and go, and on PostgreSQL others accept events too.
+_TICK_S: Final = 0.5
+#: What nobody claimed for so long never will be.
+_CLAIM_BY_S: Final = 120.0
+_AFTERLIFE_MS: Final = 60_000
+#: In flight for less than this needs no looking after.
+_YOUNG_MS: Final = 1000
+#: So many looks in a row must miss a message before it counts as lost.
+_MISSED: Final = 3
+#: An attempt that has ended, by its record, and whose outcome has not come for so long: it is lost.
+_UNREAD_S: Final = 10.0
+
+log = logging.getLogger(__name__)
+
+
+class Feeder:
+    """One dispatcher's feeder."""
+
+    def __init__(self, services: "Services", sizing: Sizing) -> None:
+        self._services = services
+        self._ledger = services.ledger
+        self._queue = services.queue
+        self._sizing = sizing
+        self._redis: redis.asyncio.Redis = connect(services.settings.redis_url)
+        self._after = ""
+        self._due = asyncio.Event()
+        self._room = False
+        """A slot may have become free since the last round found none."""
+        self._full = False
+        self._missed: Counter[str] = Counter()
+        self._done_since: dict[tuple[str, int], float] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Go on in the background."""
+        self._tasks = [
+            asyncio.create_task(forever(self._round, "feeding"), name="feeder"),
+            asyncio.create_task(forever(self._look, "looking after events"), name="events in flight"),
+        ]
+
+    async def close(self) -> None:
+        """Stop; what is in flight stays so, and whoever comes next looks after it."""
+        await cancel(*self._tasks)
+        await self._redis.aclose()
+
+    def wake(self, *, room: bool = False) -> None:
+        """Something is due; or, with ``room``, a slot has become free."""
+        self._room = self._room or room
+        if self._room or not self._full:
+            self._due.set()
+
+    # Feeding
+
+    async def _round(self) -> None:
+        self._due.clear()
+        self._room = False
+        pause_s = _TICK_S
+        if not self._queue.full and not self._queue.recovering:
+            most = most_in_flight(self._queue.workers.values(), self._services.settings.sync_reserve)
+            done = await self._ledger.feed(
+                Plan(most, self._mode_of, self._sizing.size_of, lambda: secrets.token_hex(12), self._after)
+            )
+            self._after, self._full = done.after, done.full
+            for fed in done.fed:
+                await self._publish(fed)
+            if done.next_ms is not None:
+                pause_s = min(pause_s, max(done.next_ms - self._ledger.clock.now_ms(), 1) / 1000)
+        try:
+            await asyncio.wait_for(self._due.wait(), pause_s)
+        except TimeoutError:
+            return
+
+    def _mode_of(self, target: Target) -> Mode:
+        return mode_of(target, self._services.default_mode, self._queue.modes)
+
+    async def _publish(self, fed: Fed) -> None:
+        """Send a message whose events are in flight by now; if that fails they are looked after like any lost one."""
+        target = fed.target
+        slot = await self._services.admission.slot(target)
+        claim_by_ms = int((time.time() + _CLAIM_BY_S) * 1000)
+        invocations: list[Invocation] = []
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for event in fed.events:
+                separate = len(event.payload) > INLINE_PAYLOAD_BYTES
+                payload_key = keys.payload(event.request_id, event.attempt) if separate else ""
+                if separate:
+                    pipe.set(payload_key, event.payload, px=int(_CLAIM_BY_S * 1000) + _AFTERLIFE_MS)
+                invocations.append(
+                    Invocation(
+                        request_id=event.request_id,
+                        attempt=event.attempt,
+                        lane=fed.lane,
+                        invoked_arn=target.invoked_arn,
+                        payload=b"" if separate else event.payload,
+                        payload_key=payload_key,
+                        counted_in=slot.key,
+                        limit=slot.limit,
+                        claim_by_ms=claim_by_ms,
+                        reply_to=keys.OUTCOMES,
+                        trace_id=event.trace_id,
+                    )
+                )
+            code = self._services.code
+            code_url = code.signed_path(target.code_sha256) if target.code_sha256 else ""
+            name = queue(fed.mode, fed.lane)
+            batch = encode_batch(VERSION, target.spec_raw, code_url, invocations, name=fed.message)
+            pipe.lpush(name, envelope(batch, name))
+            await pipe.execute()
+
+    # Looking after what is in flight
+
+    async def _look(self) -> None:
+        await asyncio.sleep(_TICK_S)
+        if self._queue.recovering:
+            return
+        rows = await self._ledger.read(unfed, self._ledger.clock.now_ms() - _YOUNG_MS)
+        messages = {name: list(found) for name, found in groupby(sorted(rows, key=_message), _message)}
+        for gone in self._missed.keys() - messages.keys():
+            del self._missed[gone]
+        if not messages:
+            self._done_since.clear()
+            return
+        suspicious = await self._suspicious(messages)
+        endings = [ending for name in suspicious for row in messages[name] if (ending := await self._examine(row))]
+        if endings:
+            log.info("events whose worker or message is gone are fed again", extra={"events": len(endings)})
+            for settled in await self._ledger.settle(endings):
+                log.debug("fed again", extra={"request_id": settled.request_id})
+            self.wake(room=True)
+
+    async def _suspicious(self, messages: "dict[str, list[EventRow]]") -> list[str]:
+        """Messages that nobody has, or that a dead worker had."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for name, rows in messages.items():
+                pipe.get(keys.message(name))
+                pipe.llen(queue(rows[0].mode, rows[0].lane))
+            found = await pipe.execute()
+        overdue_ms = self._ledger.clock.now_ms() - int(_CLAIM_BY_S * 1000)
+        suspicious = []
+        for (name, rows), worker, queued in zip(messages.items(), found[::2], found[1::2], strict=True):
+            if worker is not None:
+                missing = not await self._lives(worker.decode())
+                self._missed[name] = _MISSED if missing else 0
+            else:
+                waits = queued and rows[0].fed_at > overdue_ms
+                self._missed[name] = 0 if waits else self._missed[name] + 1
+            if self._missed[name] >= _MISSED:
+                suspicious.append(name)
+        return suspicious
+
+    async def _lives(self, worker: str) -> bool:
+        return worker in self._queue.workers or bool(await result_of(self._redis.exists(keys.worker(worker))))
+
+    async def _examine(self, row: "EventRow") -> Ending | None:
+        """How an attempt ended that no worker will say anything of; ``None``: one will, or has."""
+        record = keys.invocation(row.request_id)
+        word = await run_script(
+            self._redis, "claim", [record, ""], ["void", row.attempt, "feeder", "", 0, _AFTERLIFE_MS, -1, "", 0]
+        )
+        if word == b"void":
+            return self._ending(row, "lost", "", "")
+        found = await result_of(self._redis.hmget(record, "state", "worker", "environment"))
+        state, worker, environment = ((value or b"").decode() for value in found)
+        if state in {"run", "held"}:
+            if await self._lives(worker):
+                return None
+            await self._forget(row)
+            return self._ending(row, "died" if state == "run" else "lost", worker, environment)
+        now = time.monotonic()
+        since = self._done_since.setdefault((row.request_id, row.attempt), now)
+        return self._ending(row, "lost", worker, environment) if now - since > _UNREAD_S else None
+
+    def _ending(self, row: "EventRow", kind: str, worker: str, environment: str) -> Ending:
+        self._done_since.pop((row.request_id, row.attempt), None)
+        now_ms = self._ledger.clock.now_ms()
+        message = "The worker died while it ran the event." if kind == "died" else "No worker ran it to an end."
+        return Ending(
+            row.request_id,
+            row.attempt,
+            "died" if kind == "died" else "lost",
+            row.fed_at,
+            now_ms,
+            worker,
+            environment,
+            error_type="ServiceException",
+            error_message=message,
+        )
+
+    async def _forget(self, row: "EventRow") -> None:
+        account, region, function = row.function.split(":", 2)
+        await run_script(
+            self._redis,
+            "forget",
+            [
+                keys.concurrency(account, region, function),
+                keys.concurrency(account, region),
+                keys.payload(row.request_id, row.attempt),
+                keys.invocation(row.request_id),
+            ],
+            [f"{row.request_id}:{row.attempt}", row.attempt, _AFTERLIFE_MS],
+        )
+
+
+def _message(row: "EventRow") -> str:
+    return str(row.message)

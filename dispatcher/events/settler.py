@@ -1,0 +1,136 @@
+"""The settler: reads the outcomes of events' attempts, and has the ledger decide what becomes of each.
+
+A consumer group of the stream: what one dispatcher read and did not settle before it died, another takes over. An entry is
+deleted when its change is on disk. Under load many outcomes come with one read, and cost one commit.
+"""
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from redis.exceptions import ResponseError
+
+from dispatcher.background import cancel
+from dispatcher.events.loops import forever
+from dispatcher.events.sizing import Sizing
+from dispatcher.ledger import Ledger
+from dispatcher.ledger.settling import Ending, error_message
+from dispatcher.store import connect, result_of
+from workers.contract import keys
+from workers.contract.messages import Outcome, VersionMismatch, decode_outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import redis.asyncio
+
+_GROUP: Final = "ledger"
+_MANY: Final = 500
+_WAIT_MS: Final = 1000
+#: What another dispatcher read this long ago it will not settle any more.
+_ABANDONED_MS: Final = 5000
+_TAKE_OVER_S: Final = 2.0
+
+log = logging.getLogger(__name__)
+
+Entry = tuple[bytes, dict[bytes, bytes]]
+
+
+class Settler:
+    """One dispatcher's settler."""
+
+    def __init__(
+        self, ledger: Ledger, redis_url: str, name: str, sizing: Sizing, on_settled: "Callable[[], None]"
+    ) -> None:
+        self._ledger = ledger
+        self._redis: redis.asyncio.Redis = connect(redis_url)
+        self._name = name
+        self._sizing = sizing
+        self._on_settled = on_settled
+        self._unsettled: list[Entry] = []
+        """Read, and not on disk yet."""
+        self._take_over_at = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Go on in the background."""
+        self._task = asyncio.create_task(forever(self._step, "settling"), name="settler")
+
+    async def close(self) -> None:
+        """Stop; what was read and not settled another dispatcher takes over, or the next one."""
+        if self._task is not None:
+            await cancel(self._task)
+        await self._redis.aclose()
+
+    async def _step(self) -> None:
+        try:
+            entries = self._unsettled or await self._read()
+        except ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            await self._make_group()  # the stream is new, or Redis was lost
+            return
+        if not entries:
+            return
+        self._unsettled = entries
+        outcomes = [outcome for entry in entries if (outcome := _outcome(entry)) is not None]
+        settled = {one.request_id: one for one in await self._ledger.settle([_ending(one) for one in outcomes])}
+        for outcome in outcomes:
+            if outcome.kind in {"success", "function_error"} and (one := settled.get(outcome.request_id)):
+                self._sizing.note(one.function, outcome.duration_ms)
+        self._unsettled = []
+        self._on_settled()
+        numbers = [number for number, _ in entries]
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.xack(keys.OUTCOMES, _GROUP, *numbers)
+            pipe.xdel(keys.OUTCOMES, *numbers)
+            await pipe.execute()
+
+    async def _read(self) -> list[Entry]:
+        if time.monotonic() > self._take_over_at:
+            self._take_over_at = time.monotonic() + _TAKE_OVER_S
+            found = await result_of(
+                self._redis.xautoclaim(keys.OUTCOMES, _GROUP, self._name, _ABANDONED_MS, count=_MANY)
+            )
+            if abandoned := [entry for entry in found[1] if entry[1]]:
+                return abandoned
+        found = await result_of(
+            self._redis.xreadgroup(_GROUP, self._name, {keys.OUTCOMES: ">"}, count=_MANY, block=_WAIT_MS)
+        )
+        return found[0][1] if found else []
+
+    async def _make_group(self) -> None:
+        try:
+            await result_of(self._redis.xgroup_create(keys.OUTCOMES, _GROUP, id="0", mkstream=True))
+        except ResponseError as error:
+            if "BUSYGROUP" not in str(error):  # another dispatcher made it
+                raise
+
+
+def _outcome(entry: Entry) -> Outcome | None:
+    """``None``: of a newer Everwarm. Its event is fed again when nothing has come of it for a while."""
+    try:
+        return decode_outcome(entry[1][b"o"])
+    except (VersionMismatch, msgspec.DecodeError, KeyError) as error:
+        log.error("an outcome can't be read: %s", error)
+        return None
+
+
+def _ending(outcome: Outcome) -> Ending:
+    failed = outcome.kind == "function_error"
+    return Ending(
+        request_id=outcome.request_id,
+        attempt=outcome.attempt,
+        kind=outcome.kind,
+        started_ms=outcome.ended_ms - int(outcome.duration_ms),
+        ended_ms=outcome.ended_ms,
+        worker=outcome.worker,
+        environment=outcome.environment,
+        version=outcome.version,
+        error_type=outcome.error_type,
+        error_message=error_message(outcome.payload) if failed else outcome.message,
+        log_tail=outcome.log_tail,
+        result=outcome.payload,
+    )

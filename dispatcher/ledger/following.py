@@ -1,0 +1,118 @@
+"""What the end of an event causes: a record for its destination, a dead letter, the invocation of another function.
+
+Another function of this server is invoked by a new event in the same transaction, so that it can be neither lost nor doubled.
+"""
+
+import json
+import uuid
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, cast
+
+from sqlalchemy import Connection, insert, select
+
+from dispatcher import lineage
+from dispatcher.catalog.resolving import EventConfig
+from dispatcher.catalog.rows import FunctionKey
+from dispatcher.ledger import records
+from dispatcher.ledger.accepting import EventRow, NewEvent, accept, key_of
+from dispatcher.ledger.deciding import Decision
+from dispatcher.sql.tables import deliveries, payloads
+
+if TYPE_CHECKING:
+    from dispatcher.ledger.settling import Context, Ending
+
+#: ``arn:aws:lambda:<region>:<account>:function:<name>[:<qualifier>]``
+_LAMBDA_PARTS = 7
+
+
+def follow(
+    connection: Connection,
+    row: EventRow,
+    decision: Decision,
+    config: EventConfig,
+    ending: "Ending | None",
+    context: "Context",
+) -> bool:
+    """Write down what is to be delivered; whether there is anything. ``ending``: of the last attempt, if there was one."""
+    success = decision.state == "succeeded"
+    destination = config.on_success if success else config.on_failure
+    dead_letter = "" if success else config.dead_letter
+    if not decision.condition or not (destination or dead_letter):
+        return False
+    payload = bytes(connection.execute(select(payloads.c.payload).where(payloads.c.event_id == row.id)).scalar_one())
+    if destination:
+        record = records.destination_record(_ended(row, decision, ending, payload, context))
+        _send(connection, row, destination, record, context)
+    if dead_letter:
+        message = ending.error_message if ending is not None else decision.condition
+        body, attributes = records.dead_letter(payload, row.request_id, message)
+        _deliver(connection, row, "dead-letter", dead_letter, body, attributes, context)
+    return True
+
+
+def function_arn(function: str, qualifier: str) -> str:
+    """Of the ledger's ``account:region:name``; with the qualifier if there is one."""
+    return key_of(function).arn(qualifier or None)
+
+
+def _ended(
+    row: EventRow, decision: Decision, ending: "Ending | None", payload: bytes, context: "Context"
+) -> records.Ending:
+    responded = ending is not None and ending.kind in {"success", "function_error"}
+    response = None
+    if ending is not None and responded:
+        error = "" if ending.kind == "success" else "Unhandled"
+        response = records.Response(ending.result, ending.version, error)
+    return records.Ending(
+        row.request_id,
+        function_arn(row.function, row.qualifier),
+        cast("records.Condition", decision.condition),
+        decision.tries,
+        payload,
+        response,
+        datetime.fromtimestamp(context.clock.now_ms() / 1000, UTC),
+    )
+
+
+def _send(connection: Connection, row: EventRow, target: str, record: bytes, context: "Context") -> None:
+    parts = target.split(":")
+    if len(parts) < _LAMBDA_PARTS or parts[2] != "lambda":
+        _deliver(connection, row, "destination", target, record, {}, context)
+        return
+    key = FunctionKey(parts[4], parts[3], parts[6])
+    event = NewEvent(
+        str(uuid.uuid4()),
+        key,
+        parts[7] if len(parts) > _LAMBDA_PARTS else "",
+        record,
+        lineage.follow(row.trace_id, key.arn(None)),
+        origin=f"destination:{key_of(row.function).name}",
+        parent=row.request_id,
+    )
+    accept(connection, [event], [next(context.ids)], context.clock.now_ms())
+
+
+def _deliver(
+    connection: Connection,
+    row: EventRow,
+    kind: str,
+    target: str,
+    body: bytes,
+    attributes: dict[str, str],
+    context: "Context",
+) -> None:
+    connection.execute(
+        insert(deliveries).values(
+            id=next(context.ids),
+            event_id=row.id,
+            kind=kind,
+            target=target,
+            body=body,
+            attributes=json.dumps(attributes),
+            state="queued",
+            tries=0,
+            due_at=context.clock.now_ms(),
+            ended_at=0,
+            error="",
+        )
+    )

@@ -1,0 +1,208 @@
+"""Ends of attempts: recorded, decided on, and followed by what they cause, in one transaction.
+
+An ending of an older attempt, or of an event that is not in flight any more, changes nothing: that is what makes every
+message, outcome and look-after repeatable.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from sqlalchemy import Connection, bindparam, insert, select, update
+
+from dispatcher.catalog.resolving import EventConfig, resolve
+from dispatcher.clock import Clock
+from dispatcher.ledger import following
+from dispatcher.ledger.accepting import EventRow, key_of
+from dispatcher.ledger.deciding import Decision, Kind, Standing, decide
+from dispatcher.ledger.ids import accepted_ms
+from dispatcher.sql.tables import attempts, events
+from dispatcher.wire.errors import AwsError
+
+#: What deciding needs of an event.
+COLUMNS: Final = (
+    events.c.id, events.c.request_id, events.c.function, events.c.qualifier, events.c.lane, events.c.size,
+    events.c.due_at, events.c.attempt, events.c.tries, events.c.backoffs, events.c.crashes, events.c.trace_id,
+)  # fmt: skip
+_MESSAGE_CHARS: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What settling needs beside the ledger."""
+
+    clock: Clock
+    retry_base_s: float
+    """Before the first retry, twice that before the second."""
+    result_bytes: int
+    """So much of a result is kept."""
+    ids: Iterator[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How one attempt ended. Times in ms since 1970."""
+
+    request_id: str
+    attempt: int
+    kind: Kind
+    started_ms: int
+    ended_ms: int
+    worker: str = ""
+    environment: str = ""
+    version: str = ""
+    error_type: str = ""
+    error_message: str = ""
+    log_tail: bytes = field(default=b"", repr=False)
+    result: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What became of an event."""
+
+    request_id: str
+    function: str
+    lane: str
+    kind: Kind | None
+    """How the attempt ended; ``None``: there was none."""
+    state: str
+    condition: str
+    follows: bool
+    """Something is to be delivered, or another event was made."""
+
+
+def settle(connection: Connection, endings: Sequence[Ending], context: Context) -> list[Settled]:
+    """Apply them; what is too late is left out of the answer."""
+    query = select(*COLUMNS).where(
+        events.c.request_id.in_([ending.request_id for ending in endings]), events.c.state == "fed"
+    )
+    if connection.dialect.name == "postgresql":
+        query = query.with_for_update()
+    found = {row.request_id: row for row in connection.execute(query)}
+    changes = _Changes(connection, context)
+    settled: list[Settled] = []
+    for ending in endings:
+        row = found.get(ending.request_id)
+        if row is not None and row.attempt == ending.attempt:
+            del found[ending.request_id]
+            settled.append(changes.settle(row, ending))
+    changes.write()
+    return settled
+
+
+def end(
+    connection: Connection,
+    rows: Sequence[EventRow],
+    condition: str,
+    error_type: str,
+    message: str,
+    now_ms: int,
+    context: Context,
+) -> list[Settled]:
+    """End queued events without an attempt. Without ``condition`` it is nothing AWS has a word for."""
+    changes = _Changes(connection, context)
+    settled = [changes.end(row, condition, error_type, message, now_ms) for row in rows]
+    changes.write()
+    return settled
+
+
+class _Changes:
+    """Collected, then written with one statement each."""
+
+    def __init__(self, connection: Connection, context: Context) -> None:
+        self._connection = connection
+        self._context = context
+        self._configs: dict[tuple[str, str], EventConfig] = {}
+        self._events: list[dict[str, Any]] = []
+        self._attempts: list[dict[str, Any]] = []
+
+    def settle(self, row: EventRow, ending: Ending) -> Settled:
+        context = self._context
+        config = self._config(row)
+        standing = Standing(accepted_ms(row.id), row.tries, row.backoffs, row.crashes)
+        decision = decide(standing, ending.kind, config, context.clock.now_ms(), context.clock, context.retry_base_s)
+        self._attempts.append(
+            {
+                "event_id": row.id, "number": ending.attempt, "kind": ending.kind, "started_at": ending.started_ms,
+                "ended_at": ending.ended_ms, "worker": ending.worker, "environment": ending.environment,
+                "version": ending.version, "error_type": ending.error_type,
+                "error_message": ending.error_message[:_MESSAGE_CHARS], "log_tail": ending.log_tail,
+                "result": ending.result[: context.result_bytes], "result_size": len(ending.result),
+            }
+        )  # fmt: skip
+        return self._go_on(row, decision, config, ending, ending.ended_ms)
+
+    def end(self, row: EventRow, condition: str, error_type: str, message: str, now_ms: int) -> Settled:
+        decision = Decision("failed", row.tries, row.backoffs, row.crashes, condition=condition)
+        error = Ending(
+            row.request_id,
+            row.attempt,
+            "lost",
+            now_ms,
+            now_ms,
+            error_type=error_type or condition,
+            error_message=message,
+        )
+        return self._go_on(row, decision, self._config(row), error, now_ms, attempted=False)
+
+    def _go_on(
+        self,
+        row: EventRow,
+        decision: Decision,
+        config: EventConfig,
+        ending: Ending,
+        ended_ms: int,
+        *,
+        attempted: bool = True,
+    ) -> Settled:
+        over = decision.state != "queued"
+        self._events.append(
+            {
+                "event": row.id, "state": decision.state, "tries": decision.tries, "backoffs": decision.backoffs,
+                "crashes": decision.crashes, "due_at": decision.due_ms, "ended_at": ended_ms if over else 0,
+                "condition": decision.condition, "error_type": ending.error_type,
+                "error_message": ending.error_message[:_MESSAGE_CHARS],
+            }
+        )  # fmt: skip
+        follows = over and following.follow(
+            self._connection, row, decision, config, ending if attempted else None, self._context
+        )
+        return Settled(
+            row.request_id,
+            row.function,
+            row.lane,
+            ending.kind if attempted else None,
+            decision.state,
+            decision.condition,
+            follows,
+        )
+
+    def _config(self, row: EventRow) -> EventConfig:
+        """As it stands now, read once for all events of a function and qualifier."""
+        name = (row.function, row.qualifier)
+        found = self._configs.get(name)
+        if found is None:
+            try:
+                found = resolve(self._connection, key_of(row.function), row.qualifier or None).main.event_config
+            except AwsError:
+                found = EventConfig()  # it was deleted, with its configuration
+            self._configs[name] = found
+        return found
+
+    def write(self) -> None:
+        if self._attempts:
+            self._connection.execute(insert(attempts), self._attempts)
+        if self._events:
+            self._connection.execute(update(events).where(events.c.id == bindparam("event")), self._events)
+
+
+def error_message(result: bytes) -> str:
+    """``errorMessage`` of a function's error document; empty when it has none."""
+    try:
+        found = json.loads(result)
+    except (ValueError, RecursionError):
+        return ""
+    message = found.get("errorMessage") if isinstance(found, dict) else None
+    return message if isinstance(message, str) else ""

@@ -1,0 +1,334 @@
+"""The threads that talk to the database.
+
+SQLite: one thread with one connection does all the writing, in the order it was asked for. What was asked for while it was
+busy it commits together: one fsync for all (group commit), each piece of work in a savepoint, so that a failing one takes
+no other with it. Reports read through a second connection, which WAL lets see the last commit without waiting. A lock on a
+file beside the database keeps a second process out: a second writer makes the slowest commits 25 times slower.
+PostgreSQL: a few threads, each with a connection of the pool.
+"""
+
+import asyncio
+import fcntl
+import os
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVar
+
+from sqlalchemy import Connection, Engine, StaticPool, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DataError, InterfaceError, OperationalError
+
+from dispatcher.sql.migrations import migrate
+from dispatcher.wire.errors import AwsError
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+_POSTGRESQL_THREADS: Final = 5
+#: Most pieces of work in one commit.
+_GROUP: Final = 64
+#: SQLite's page cache: the ledger's index of request ids is written all over.
+_CACHE_KB: Final = 16 * 1024
+_BUSY_TIMEOUT_MS: Final = 5000
+_CONNECT_TIMEOUT_S: Final = 5
+_SILENCE_MS: Final = 10_000
+_STATEMENT_TIMEOUT_MS: Final = 30_000
+
+
+class CatalogBusy(Exception):
+    """Another process holds this SQLite database."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"another dispatcher already uses {path}: SQLite serves one process. "
+            "For several dispatchers use PostgreSQL (EVERWARM_DATABASE_URL=postgresql://user:password@host/database)"
+        )
+
+
+class Database:
+    """Runs functions of a connection, each in a transaction, off the event loop."""
+
+    def __init__(self, engine: Engine, writer: "Writer", reader: "Writer", lock: int | None) -> None:
+        self._engine = engine
+        self._writer = writer
+        self._reader = reader
+        self._lock = lock
+
+    @classmethod
+    async def open(cls, url: str) -> "Database":
+        """Connect and bring the schema up to date. Raises :class:`CatalogBusy`, ``SchemaTooNew``, or SQLAlchemy's error."""
+        parsed = make_url(url)
+        database = _sqlite(parsed) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed)
+        try:
+            await asyncio.to_thread(database._migrate)
+        except BaseException:
+            await database.close()
+            raise
+        return database
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes may write too."""
+        return self._lock is None
+
+    async def run(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """``work(connection, …)`` in a transaction that is committed (with fsync) when this returns.
+
+        Cancelling the caller does not stop the work. Raises what ``work`` raises, and ``ServiceException`` with status
+        503 when the database can't be reached or written.
+        """
+        return await self.run_then(_nothing, work, *args, **kwargs)
+
+    async def run_then(
+        self,
+        committed: Callable[[], None],
+        work: Callable[Concatenate[Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """As :meth:`run`; ``committed`` is called in the database's thread, also when the caller was cancelled."""
+        return await self._ask(self._writer, lambda connection: work(connection, *args, **kwargs), committed)
+
+    async def read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As :meth:`run` for work that changes nothing and may take its time: it holds up no commit."""
+        return await self._ask(self._reader, lambda connection: work(connection, *args, **kwargs), _nothing)
+
+    async def _ask(self, who: "Writer", work: Callable[[Connection], T], committed: Callable[[], None]) -> T:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        who.submit(Work(work, committed, loop, future))
+        try:
+            return await future
+        except (OperationalError, InterfaceError) as error:
+            raise AwsError("ServiceException", "The database does not answer.", status=503) from error
+        except (DataError, UnicodeError) as error:
+            # PostgreSQL has no NUL characters in text, and neither database has halves of surrogate pairs.
+            raise AwsError("InvalidParameterValueException", "The request has text that can't be stored.") from error
+
+    def _migrate(self) -> None:
+        with self._engine.begin() as connection:
+            migrate(connection)
+
+    async def close(self) -> None:
+        """Finish the work under way, close the connections, and let go of the lock."""
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self._reader.close()
+        self._writer.close()
+        self._engine.dispose()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+@dataclass(frozen=True, slots=True)
+class Work(Generic[T]):
+    """One piece of work, and who waits for it."""
+
+    run: Callable[[Connection], T]
+    committed: Callable[[], None]
+    loop: asyncio.AbstractEventLoop
+    future: "asyncio.Future[T]"
+
+
+class Writer(Protocol):
+    """Takes work, does it in threads of its own, and resolves its futures on their loops."""
+
+    def submit(self, work: Work[Any]) -> None:
+        """Do it soon."""
+
+    def close(self) -> None:
+        """Finish what was submitted; then no more is taken."""
+
+
+def _resolve(ended: Sequence[tuple[Work[Any], Any, BaseException | None]]) -> None:
+    for work, result, error in ended:
+        if work.future.done():
+            continue  # its caller was cancelled
+        if error is None:
+            work.future.set_result(result)
+        else:
+            work.future.set_exception(error)
+
+
+def _tell(ended: Sequence[tuple[Work[Any], Any, BaseException | None]]) -> None:
+    if ended:
+        with suppress(RuntimeError):  # the loop has ended, and nobody waits
+            ended[0][0].loop.call_soon_threadsafe(_resolve, ended)
+
+
+class _Pool:
+    """Threads with a connection each; every piece of work is a transaction of its own."""
+
+    def __init__(self, engine: Engine, threads: int, name: str) -> None:
+        self._engine = engine
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
+
+    def submit(self, work: Work[Any]) -> None:
+        self._executor.submit(self._do, work)
+
+    def _do(self, work: Work[Any]) -> None:
+        result, failure = None, None
+        try:
+            with self._engine.begin() as connection:
+                result = work.run(connection)
+            work.committed()
+        except BaseException as error:  # noqa: BLE001 - whoever waits gets it
+            failure = error
+        _tell([(work, result, failure)])
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=True)
+        self._engine.dispose()
+
+
+class _Single:
+    """SQLite's one writer thread, with group commits."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._pending: queue.SimpleQueue[Work[Any] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Work[Any]) -> None:
+        self._pending.put(work)
+
+    def close(self) -> None:
+        self._pending.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            group = self._next()
+            works = [work for work in group if work is not None]
+            if works:
+                _tell(self._commit(works))
+            if None in group:
+                return
+
+    def _next(self) -> list[Work[Any] | None]:
+        group = [self._pending.get()]
+        while len(group) < _GROUP:
+            try:
+                group.append(self._pending.get_nowait())
+            except queue.Empty:
+                break
+        return group
+
+    def _commit(self, works: list[Work[Any]]) -> list[tuple[Work[Any], Any, BaseException | None]]:
+        ended: list[tuple[Work[Any], Any, BaseException | None]] = []
+        try:
+            with self._engine.begin() as connection:
+                for work in works:
+                    ended.append(self._do(connection, work, alone=len(works) == 1))
+                if len(works) == 1 and ended[0][2] is not None:
+                    raise ended[0][2]  # rolls back
+            for work, _, error in ended:
+                if error is None:
+                    work.committed()
+        except BaseException as error:  # noqa: BLE001 - whoever waits gets it
+            # What had failed before keeps its own reason; nothing else is on disk.
+            failed = {id(work): reason for work, _, reason in ended if reason is not None}
+            return [(work, None, failed.get(id(work), error)) for work in works]
+        return ended
+
+    @staticmethod
+    def _do(connection: Connection, work: Work[Any], *, alone: bool) -> tuple[Work[Any], Any, BaseException | None]:
+        if alone:
+            try:
+                return work, work.run(connection), None
+            except BaseException as error:  # noqa: BLE001 - whoever waits gets it
+                return work, None, error
+        connection.exec_driver_sql("SAVEPOINT work")
+        try:
+            result = work.run(connection)
+        except BaseException as error:  # noqa: BLE001 - whoever waits gets it
+            # A disk that is full has rolled back everything by now: then this fails too, and with it the group.
+            connection.exec_driver_sql("ROLLBACK TO work")
+            connection.exec_driver_sql("RELEASE work")
+            return work, None, error
+        connection.exec_driver_sql("RELEASE work")
+        return work, result, None
+
+
+def _nothing() -> None:
+    """For :meth:`Database.run`."""
+
+
+def _sqlite(url: URL) -> Database:
+    if not url.database or url.database == ":memory:":
+        raise ValueError("the catalog needs a file: sqlite:////absolute/path")
+    path = Path(url.database)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = _take_lock(path)
+    try:
+        # Environment variables of functions are secrets: nobody else reads the file.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        engine = create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
+    except BaseException:
+        os.close(lock)
+        raise
+    event.listen(engine, "connect", _configure_sqlite)
+    event.listen(engine, "begin", _begin_immediate)
+    reading = create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
+    event.listen(reading, "connect", _configure_reader)
+    event.listen(reading, "begin", _begin)
+    return Database(engine, _Single(engine), _Pool(reading, 1, "reader"), lock)
+
+
+def _take_lock(path: Path) -> int:
+    lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise CatalogBusy(path) from None
+    return lock
+
+
+def _configure_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # the driver's own BEGIN would come too late; see _begin_immediate
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", f"cache_size=-{_CACHE_KB}", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+    connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+
+
+def _configure_reader(connection: Any, _record: object) -> None:
+    connection.isolation_level = None
+    connection.execute("PRAGMA query_only=ON")
+    connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+
+
+def _begin(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _postgresql(url: URL) -> Database:
+    if url.drivername == "postgresql":
+        url = url.set(drivername="postgresql+psycopg")
+    engine = create_engine(
+        url,
+        pool_size=_POSTGRESQL_THREADS,
+        max_overflow=0,
+        pool_pre_ping=True,
+        # A server that is gone without a word must not hold a thread for ever.
+        connect_args={"connect_timeout": _CONNECT_TIMEOUT_S, "tcp_user_timeout": _SILENCE_MS},
+    )
+    event.listen(engine, "connect", _configure_postgresql)
+    return Database(engine, _Pool(engine, _POSTGRESQL_THREADS - 1, "writer"), _Pool(engine, 1, "reader"), None)
+
+
+def _configure_postgresql(connection: Any, _record: object) -> None:
+    connection.execute(f"SET statement_timeout = {_STATEMENT_TIMEOUT_MS}")
+    connection.commit()
