@@ -8,7 +8,7 @@ from typing import Final
 
 from workers.contract import keys
 from workers.contract.messages import FunctionSpec, Invocation, Outcome, encode
-from workers.store import Store, Unavailable
+from workers.store import Step, Store, Unavailable
 
 #: How long a record and an unread reply outlive the end of their attempt.
 AFTERLIFE_MS: Final = 60_000
@@ -43,40 +43,34 @@ class Claims:
 
     def _claim(self, word: str, invocation: Invocation, environment: str, life_ms: int) -> str:
         # Whether a claim without an answer was granted is known only to Redis: wait for it, and ask again.
+        step = self._claim_step(word, invocation, environment, life_ms)
         give_up = time.monotonic() + _PATIENCE_S
         while True:
             try:
-                return self._store.word(
-                    "claim",
-                    [keys.invocation(invocation.request_id), invocation.counted_in],
-                    [
-                        word, invocation.attempt, self._worker, environment, invocation.claim_by_ms, life_ms,
-                        invocation.limit, member(invocation), life_ms,
-                    ],
-                )  # fmt: skip
+                return self._store.word(*step)
             except Unavailable:
                 if time.monotonic() > give_up or self._hurry.wait(_PAUSE_S):
                     raise
+
+    def _claim_step(self, word: str, invocation: Invocation, environment: str, life_ms: int) -> Step:
+        return (
+            "claim",
+            [keys.invocation(invocation.request_id), invocation.counted_in],
+            [
+                word, invocation.attempt, self._worker, environment, invocation.claim_by_ms, life_ms,
+                invocation.limit, member(invocation), life_ms,
+            ],
+        )  # fmt: skip
 
     def finish(self, spec: FunctionSpec, invocation: Invocation, outcome: Outcome) -> None:
         """Hand the outcome over, however long Redis is gone while somebody may still wait for it: a caller for a while, the
         ledger for ever.
         """
-        names = [
-            keys.invocation(invocation.request_id),
-            keys.concurrency(spec.account, spec.region, spec.function),
-            keys.concurrency(spec.account, spec.region),
-            invocation.reply_to,
-            invocation.payload_key or keys.payload(invocation.request_id),
-        ]
-        kind = "stream" if invocation.reply_to == keys.OUTCOMES else "list"
-        arguments: list[str | bytes | int] = [
-            invocation.attempt, member(invocation), encode(outcome), AFTERLIFE_MS, kind,
-        ]  # fmt: skip
-        give_up = time.monotonic() + (_PATIENCE_S if kind == "list" else math.inf)
+        step = self._finish_step(spec, invocation, outcome)
+        give_up = time.monotonic() + (math.inf if invocation.reply_to == keys.OUTCOMES else _PATIENCE_S)
         while True:
             try:
-                self._store.run("finish", names, arguments)
+                self._store.run(*step)
             except Unavailable as error:
                 if time.monotonic() > give_up or self._hurry.wait(_PAUSE_S):
                     log.error(
@@ -86,6 +80,32 @@ class Claims:
                     return
             else:
                 return
+
+    def _finish_step(self, spec: FunctionSpec, invocation: Invocation, outcome: Outcome) -> Step:
+        names = [
+            keys.invocation(invocation.request_id),
+            keys.concurrency(spec.account, spec.region, spec.function),
+            keys.concurrency(spec.account, spec.region),
+            invocation.reply_to,
+            invocation.payload_key or keys.payload(invocation.request_id),
+        ]
+        kind = "stream" if invocation.reply_to == keys.OUTCOMES else "list"
+        return "finish", names, [invocation.attempt, member(invocation), encode(outcome), AFTERLIFE_MS, kind]
+
+    def finish_and_run(
+        self, spec: FunctionSpec, ended: Invocation, outcome: Outcome, following: Invocation, environment: str
+    ) -> str:
+        """:meth:`finish` the one and :meth:`run` the next on the same environment, in one round trip."""
+        life_ms = spec.timeout_s * 1000 + AFTERLIFE_MS
+        try:
+            _, word = self._store.run_both(
+                self._finish_step(spec, ended, outcome), self._claim_step("run", following, environment, life_ms)
+            )
+        except Unavailable:
+            # Both may be repeated.
+            self.finish(spec, ended, outcome)
+            return self.run(spec, following, environment)
+        return str(word.decode())
 
     def rejoin(self, spec: FunctionSpec, invocation: Invocation, environment: str, left_ms: int) -> str:
         """Record a running attempt again after Redis was lost: ``rejoined`` or ``known``."""

@@ -173,6 +173,10 @@ class Environment:
 
         return wait
 
+    def idles_within(self, timeout_s: float) -> bool:
+        """Whether it asks for the next event in time; if not, nothing happens to it."""
+        return self._idle.wait(timeout_s) and self.usable
+
     def wait_idle(self, timeout_s: float) -> bool:
         """Whether the runtime asked for the next event in time; otherwise the environment is or gets killed."""
         if not self._idle.wait(timeout_s):

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 #: A round at least this often: workers come and go, and on PostgreSQL others accept events too.
 _TICK_S: Final = 0.5
+_BETWEEN_S: Final = 0.01
 #: What nobody claimed for so long never will be.
 _CLAIM_BY_S: Final = 120.0
 _AFTERLIFE_MS: Final = 60_000
@@ -61,6 +62,7 @@ class Feeder:
         self._room = False
         """A slot may have become free since the last round found none."""
         self._full = False
+        self._next_round = 0.0
         self._missed: Counter[str] = Counter()
         self._done_since: dict[tuple[str, int], float] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -86,6 +88,9 @@ class Feeder:
     # Feeding
 
     async def _round(self) -> None:
+        # What comes in quick succession is dealt with together.
+        await asyncio.sleep(max(self._next_round - time.monotonic(), 0))
+        self._next_round = time.monotonic() + _BETWEEN_S
         self._due.clear()
         self._room = False
         pause_s = _TICK_S

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _GROUP: Final = "ledger"
 _MANY: Final = 500
 _WAIT_MS: Final = 1000
+#: Where outcomes come in quick succession, more of them share the next commit.
+_GATHER_S: Final = 0.005
 #: What another dispatcher read this long ago it will not settle any more.
 _ABANDONED_MS: Final = 5000
 _TAKE_OVER_S: Final = 2.0
@@ -82,6 +84,8 @@ class Settler:
                 self._sizing.note(one.function, outcome.duration_ms)
         self._unsettled = []
         self._on_settled()
+        if len(entries) > 1:
+            await asyncio.sleep(_GATHER_S)
         numbers = [number for number, _ in entries]
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.xack(keys.OUTCOMES, _GROUP, *numbers)

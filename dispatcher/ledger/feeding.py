@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from sqlalchemy import Connection, bindparam, func, select, text, update
+from sqlalchemy import Connection, func, select, text, update
 
 from dispatcher import lineage
 from dispatcher.catalog.resolving import Resolution, Target, resolve
@@ -221,15 +221,10 @@ class _Turn:
         message = self.plan.name()
         numbers = [row.id for row in rows]
         self.connection.execute(
-            update(events).where(events.c.id == bindparam("event")),
-            [
-                {
-                    "event": row.id, "state": "fed", "attempt": row.attempt + 1, "mode": mode, "message": message,
-                    "fed_at": self.now_ms,
-                }
-                for row in rows
-            ],
-        )  # fmt: skip
+            update(events)
+            .where(events.c.id.in_(numbers))
+            .values(state="fed", attempt=events.c.attempt + 1, mode=mode, message=message, fed_at=self.now_ms)
+        )
         found = self.connection.execute(select(payloads).where(payloads.c.event_id.in_(numbers))).all()
         bodies = {row.event_id: bytes(row.payload) for row in found}
         fed = [FedEvent(row.request_id, row.attempt + 1, bodies[row.id], row.trace_id) for row in rows]
