@@ -1,9 +1,9 @@
 """Taking events in."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection, Row, insert
 
 from dispatcher.catalog.rows import FunctionKey
@@ -14,15 +14,14 @@ from workers.contract.messages import Lane
 EventRow = Row[*tuple[Any, ...]]
 
 
-@dataclass(frozen=True, slots=True)
-class NewEvent:
+class NewEvent(msgspec.Struct, frozen=True, gc=False):
     """An event that is to be kept."""
 
     request_id: str
     function: FunctionKey
     qualifier: str
     """Empty when none was given."""
-    payload: bytes = field(repr=False)
+    payload: bytes
     """JSON; at most 1 MB."""
     trace_id: str = ""
     lane: Lane = "event"

@@ -5,8 +5,9 @@ default; throttles and system errors go back to the queue from 1 second up to 5 
 and use up no retry), and "Configuring error handling settings" (0 to 2 retries, 60 seconds to 6 hours).
 """
 
-from dataclasses import dataclass
 from typing import Final, Literal
+
+import msgspec
 
 from dispatcher.catalog.resolving import EventConfig
 from dispatcher.clock import Clock
@@ -24,8 +25,7 @@ MOST_CRASHES: Final = 3
 _LONGEST_BACKOFF_S: Final = 300.0
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(msgspec.Struct, frozen=True, gc=False):
     """How far an event is."""
 
     accepted_ms: int
@@ -37,8 +37,7 @@ class Standing:
     """Attempts whose worker died while they ran."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """Where it goes from here. ``due_ms``: queued: not before."""
 
     state: State

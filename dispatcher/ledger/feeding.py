@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
 from sqlalchemy import Connection, func, select, text, update
 
 from dispatcher import lineage
@@ -54,13 +55,12 @@ class Plan:
     """The function that had the last turn of the round before."""
 
 
-@dataclass(frozen=True, slots=True)
-class FedEvent:
+class FedEvent(msgspec.Struct, frozen=True, gc=False):
     """One event of a message."""
 
     request_id: str
     attempt: int
-    payload: bytes = field(repr=False)
+    payload: bytes
     trace_id: str
 
 

@@ -6,9 +6,10 @@ message, outcome and look-after repeatable.
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from sqlalchemy import Connection, bindparam, insert, select, update
 
 from dispatcher.catalog.resolving import EventConfig, resolve
@@ -40,8 +41,7 @@ class Context:
     ids: Iterator[int]
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(msgspec.Struct, frozen=True, gc=False):
     """How one attempt ended. Times in ms since 1970."""
 
     request_id: str
@@ -54,12 +54,11 @@ class Ending:
     version: str = ""
     error_type: str = ""
     error_message: str = ""
-    log_tail: bytes = field(default=b"", repr=False)
-    result: bytes = field(default=b"", repr=False)
+    log_tail: bytes = b""
+    result: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(msgspec.Struct, frozen=True, gc=False):
     """What became of an event."""
 
     request_id: str
