@@ -1,14 +1,18 @@
 """Taking events in."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Row, insert
+from sqlalchemy import Connection, Row
 
 from dispatcher.catalog.rows import FunctionKey
+from dispatcher.sql import hot
 from dispatcher.sql.tables import events, payloads
 from workers.contract.messages import Lane
+
+_ADD_EVENTS: Final = hot.insert(events.name, *events.c.keys())
+_ADD_PAYLOADS: Final = hot.insert(payloads.name, *payloads.c.keys())
 
 #: A row selected from ``events``.
 EventRow = Row[*tuple[Any, ...]]
@@ -44,8 +48,8 @@ def key_of(text: str) -> FunctionKey:
 def accept(connection: Connection, new: Sequence[NewEvent], ids: Iterable[int], now_ms: int) -> None:
     """Insert them, due at once."""
     numbered = list(zip(ids, new, strict=False))
-    connection.execute(insert(events), [_row(number, event, now_ms) for number, event in numbered])
-    connection.execute(insert(payloads), [{"event_id": number, "payload": event.payload} for number, event in numbered])
+    _ADD_EVENTS(connection, [_row(number, event, now_ms) for number, event in numbered])
+    _ADD_PAYLOADS(connection, [{"event_id": number, "payload": event.payload} for number, event in numbered])
 
 
 def _row(number: int, event: NewEvent, now_ms: int) -> dict[str, Any]:

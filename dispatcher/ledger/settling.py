@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, select
 
 from dispatcher.catalog.resolving import EventConfig, resolve
 from dispatcher.clock import Clock
@@ -18,6 +18,7 @@ from dispatcher.ledger import following
 from dispatcher.ledger.accepting import EventRow, key_of
 from dispatcher.ledger.deciding import Decision, Kind, Standing, decide
 from dispatcher.ledger.ids import accepted_ms
+from dispatcher.sql import hot
 from dispatcher.sql.tables import attempts, events
 from dispatcher.wire.errors import AwsError
 
@@ -27,6 +28,12 @@ COLUMNS: Final = (
     events.c.due_at, events.c.attempt, events.c.tries, events.c.backoffs, events.c.crashes, events.c.trace_id,
 )  # fmt: skip
 _MESSAGE_CHARS: Final = 1024
+_ADD_ATTEMPTS: Final = hot.insert(*(attempts.name, *attempts.c.keys()))
+_CHANGE_EVENTS: Final = hot.Hot(
+    "UPDATE events SET state = :state, tries = :tries, backoffs = :backoffs, crashes = :crashes, due_at = :due_at, "
+    "ended_at = :ended_at, condition = :condition, error_type = :error_type, error_message = :error_message "
+    "WHERE id = :event"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,10 +198,8 @@ class _Changes:
         return found
 
     def write(self) -> None:
-        if self._attempts:
-            self._connection.execute(insert(attempts), self._attempts)
-        if self._events:
-            self._connection.execute(update(events).where(events.c.id == bindparam("event")), self._events)
+        _ADD_ATTEMPTS(self._connection, self._attempts)
+        _CHANGE_EVENTS(self._connection, self._events)
 
 
 def error_message(result: bytes) -> str:
