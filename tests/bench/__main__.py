@@ -14,7 +14,7 @@ from mypy_boto3_lambda import LambdaClient
 from rich.console import Console
 
 from dispatcher.cli.part import ask_worker
-from tests.bench import bare, cold, modes, relay, warm
+from tests.bench import bare, cold, events, modes, relay, warm
 from tests.bench.load import Client, Size
 from tests.bench.table import Line, Row, latency, table
 from tests.services.commands import clean_environ
@@ -36,12 +36,24 @@ def main() -> None:
     """Run everything."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a quarter of the time, and of the certainty")
-    size = QUICK if parser.parse_args().quick else FULL
+    parser.add_argument("--only", choices=("calls", "events"), help="synchronous calls or asynchronous ones")
+    options = parser.parse_args()
     console = Console()
-    with _directory() as directory, bare.worker(directory / "bare", THREADS) as redis_url, _stack() as stack:
-        found = cold.programs(_runtimes())
-        if not found:
-            raise SystemExit("no Python that functions can use: see `everwarm doctor`")
+    found = cold.programs(_runtimes())
+    if not found:
+        raise SystemExit("no Python that functions can use: see `everwarm doctor`")
+    with _directory() as directory:
+        if options.only != "events":
+            _calls(QUICK if options.quick else FULL, directory, found, console)
+        if options.only != "calls":
+            size = events.QUICK if options.quick else events.FULL
+            with console.status("asynchronous calls") as status:
+                measured = events.measure(size, directory, THREADS, found[0], status.update)
+            console.print(measured)
+
+
+def _calls(size: Size, directory: Path, found: list[cold.Program], console: Console) -> None:
+    with bare.worker(directory / "bare", THREADS) as redis_url, _stack() as stack:
         client, connection = stack.client(), warm.Connection(stack.endpoint)
         cold.create(client, FUNCTION, found[0])
         with console.status("warm calls") as status:

@@ -1,18 +1,22 @@
-"""The yardstick: a no-op task on plain Celery, whose worker pushes its argument to the caller's own list.
+"""The yardstick: a no-op task on plain Celery, whose worker pushes its argument to the caller's own list; and one that
+does nothing at all, for a backlog of it.
 
 Celery as it comes (its JSON serialiser, its own publishing), set only as Everwarm's worker is: threads, late
 acknowledgement, one message a thread, no result backend. ``python -m tests.bench.bare URL THREADS`` is its worker.
 """
 
+import json
 import secrets
 import subprocess
 import sys
+import time
+import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import redis
@@ -25,6 +29,13 @@ from tests.services.redis import RedisServer
 from tests.services.waiting import wait_until
 
 _ANSWER_S = 10
+#: Celery's names: of its default queue, and of the hash of messages that were taken and not acknowledged.
+_QUEUE: Final = "celery"
+_UNACKED: Final = "unacked"
+_NOTHING: Final = "bare.nothing"
+_DRAIN_S: Final = 120
+_LOOK_S: Final = 0.05
+_CHUNK: Final = 1000
 
 
 def create(redis_url: str) -> tuple[Celery, Any]:
@@ -39,9 +50,13 @@ def create(redis_url: str) -> tuple[Celery, Any]:
     )
     answers = redis.Redis.from_url(redis_url)
 
-    @app.task(name="bare.echo")  # type: ignore[untyped-decorator]
+    @app.task(name="bare.echo", shared=False)  # type: ignore[untyped-decorator]
     def echo(own: str, text: str) -> None:
         answers.rpush(own, text)
+
+    @app.task(name=_NOTHING, shared=False)  # type: ignore[untyped-decorator]
+    def nothing() -> None:
+        pass
 
     return app, echo
 
@@ -88,6 +103,58 @@ def worker(directory: Path, threads: int) -> Iterator[str]:
             process.wait(20)
     finally:
         server.close()
+
+
+def drain(directory: Path, threads: int, count: int) -> float:
+    """Messages a second of a worker that finds ``count`` of them, from the first that it has done to the last."""
+    server = RedisServer(directory / "redis")
+    server.start()
+    try:
+        _publish(server, count)
+        process = _start(server.url, directory / "worker.log", threads)
+        try:
+
+            def left() -> int:
+                assert process.poll() is None, f"the bare Celery worker ended with status {process.returncode}"
+                pipe = server.client.pipeline(transaction=True)
+                pipe.llen(_QUEUE)
+                pipe.hlen(_UNACKED)
+                return sum(pipe.execute())
+
+            return drained(left, count)
+        finally:
+            process.terminate()
+            process.wait(20)
+    finally:
+        server.close()
+
+
+def drained(left: Callable[[], int], count: int) -> float:
+    """Watch ``left`` fall from ``count`` to 0: how many a second, from the first look at which one was done."""
+    first = wait_until("the first of a backlog is done", lambda: count - left(), 60, every_s=_LOOK_S)
+    began = time.perf_counter()
+    wait_until("a backlog is done", lambda: left() == 0, _DRAIN_S, every_s=_LOOK_S)
+    return (count - first) / (time.perf_counter() - began)
+
+
+def _publish(server: RedisServer, count: int) -> None:
+    """One message as Celery publishes it, and copies with ids of their own: publishing them all would take its time."""
+    app, _task = create(server.url)
+    app.tasks[_NOTHING].apply_async()
+    app.close()
+    found: list[bytes] = server.client.lrange(_QUEUE, 0, -1)  # type: ignore[assignment]
+    (message,) = found
+    parsed = json.loads(message)
+    own = (parsed["headers"]["id"], parsed["properties"]["delivery_tag"])
+    for start in range(1, count, _CHUNK):
+        copies = []
+        for _ in range(min(_CHUNK, count - start)):
+            copy = message
+            for name in own:
+                copy = copy.replace(name.encode(), str(uuid.uuid4()).encode())
+            copies.append(copy)
+        server.client.lpush(_QUEUE, *copies)
+    assert server.client.llen(_QUEUE) == count
 
 
 def _start(url: str, log: Path, threads: int) -> "subprocess.Popen[bytes]":

@@ -19,7 +19,7 @@ from dispatcher.settings import DispatcherSettings
 from dispatcher.wire.errors import AwsError
 from dispatcher.wire.parse import check_json
 
-SERVICES = Services(*[None] * 5)  # type: ignore[arg-type]  # the toys use none
+SERVICES = Services(*[None] * 6)  # type: ignore[arg-type]  # the toys use none
 SECRET = b"secret of the functions' tokens"
 
 

@@ -10,7 +10,7 @@ from dispatcher.app import create_app
 from dispatcher.operations import Call, Request, Response, Services
 from dispatcher.settings import DispatcherSettings
 
-SERVICES = Services(*[None] * 5)  # type: ignore[arg-type]  # the toys use none
+SERVICES = Services(*[None] * 6)  # type: ignore[arg-type]  # the toys use none
 
 
 async def echo(call: Call, request: Request) -> Response:
