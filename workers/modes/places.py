@@ -10,6 +10,7 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Final
 
@@ -98,6 +99,7 @@ class Places:
         self._lock = threading.Lock()
         self._spare: Place | None = None
         self._refilling = False
+        self._refill_done: Future[None] | None = None
         self._closed = False
         self._refill_later()
 
@@ -134,6 +136,8 @@ class Places:
         with self._lock:
             self._closed = True
             spare, self._spare = self._spare, None
+        if self._refill_done is not None:
+            self._refill_done.result()  # one that is half made would be left behind
         if spare is not None:
             self._loop.submit(self.destroy(spare)).result()
 
@@ -178,7 +182,7 @@ class Places:
             wanted = self._spare is None and not self._refilling and not self._closed
             self._refilling = self._refilling or wanted
         if wanted:
-            self._loop.submit(self._refill())
+            self._refill_done = self._loop.submit(self._refill())
 
     async def _refill(self) -> None:
         await asyncio.sleep(_REFILL_S)
