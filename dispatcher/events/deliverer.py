@@ -9,6 +9,7 @@ from dispatcher.events.destinations import Delivery, DeliveryError, Destinations
 from dispatcher.events.loops import forever
 from dispatcher.ledger import Ledger, deliveries
 from dispatcher.ledger.deliveries import Due
+from dispatcher.ledger.settling import storable
 
 #: Sent at a time, each in a thread.
 _MANY: Final = 16
@@ -69,7 +70,7 @@ class Deliverer:
             await asyncio.to_thread(self._destinations.send, delivery)
         except DeliveryError as error:
             given_up = await self._ledger.write(
-                deliveries.failed, due, str(error), self._ledger.clock, final=error.final
+                deliveries.failed, due, storable(str(error)), self._ledger.clock, final=error.final
             )
             log.log(
                 logging.ERROR if given_up else logging.WARNING,

@@ -10,6 +10,7 @@ from redis import RedisError
 from dispatcher.wire.errors import AwsError
 
 _PAUSE_S: Final = 0.3
+_AFTER_BUG_S: Final = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -26,3 +27,7 @@ async def forever(step: Callable[[], Awaitable[None]], what: str) -> None:
                 log.warning("%s waits: %s", what, error)
             told = True
             await asyncio.sleep(_PAUSE_S)
+        except Exception:
+            # An error of ours: loud, and no reason to leave everything else undone.
+            log.exception("%s failed", what)
+            await asyncio.sleep(_AFTER_BUG_S)

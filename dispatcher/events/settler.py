@@ -16,8 +16,9 @@ from dispatcher.background import cancel
 from dispatcher.events.loops import forever
 from dispatcher.events.sizing import Sizing
 from dispatcher.ledger import Ledger
-from dispatcher.ledger.settling import Ending, error_message
+from dispatcher.ledger.settling import Ending, Settled, error_message, storable
 from dispatcher.store import connect, result_of
+from dispatcher.wire.errors import AwsError
 from workers.contract import keys
 from workers.contract.messages import Outcome, VersionMismatch, decode_outcome
 
@@ -34,6 +35,7 @@ _GATHER_S: Final = 0.005
 #: What another dispatcher read this long ago it will not settle any more.
 _ABANDONED_MS: Final = 5000
 _TAKE_OVER_S: Final = 2.0
+_UNAVAILABLE: Final = 503
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +80,7 @@ class Settler:
             return
         self._unsettled = entries
         outcomes = [outcome for entry in entries if (outcome := _outcome(entry)) is not None]
-        settled = {one.request_id: one for one in await self._ledger.settle([_ending(one) for one in outcomes])}
+        settled = {one.request_id: one for one in await self._settle([_ending(one) for one in outcomes])}
         for outcome in outcomes:
             if outcome.kind in {"success", "function_error"} and (one := settled.get(outcome.request_id)):
                 self._sizing.note(one.function, outcome.duration_ms)
@@ -92,13 +94,31 @@ class Settler:
             pipe.xdel(keys.OUTCOMES, *numbers)
             await pipe.execute()
 
+    async def _settle(self, endings: list[Ending]) -> list[Settled]:
+        """All together; or, when one of them can't be stored, each by itself, so that it takes no other with it."""
+        try:
+            return await self._ledger.settle(endings)
+        except Exception as error:
+            if isinstance(error, AwsError) and error.status == _UNAVAILABLE:
+                raise  # the database is away, and will be back
+        settled: list[Settled] = []
+        for ending in endings:
+            try:
+                settled += await self._ledger.settle([ending])
+            except Exception as error:
+                if isinstance(error, AwsError) and error.status == _UNAVAILABLE:
+                    raise
+                # Its event is fed again when nothing has come of this attempt for a while.
+                log.exception("an outcome can't be settled", extra={"request_id": ending.request_id})
+        return settled
+
     async def _read(self) -> list[Entry]:
         if time.monotonic() > self._take_over_at:
             self._take_over_at = time.monotonic() + _TAKE_OVER_S
             found = await result_of(
                 self._redis.xautoclaim(keys.OUTCOMES, _GROUP, self._name, _ABANDONED_MS, count=_MANY)
             )
-            if abandoned := [entry for entry in found[1] if entry[1]]:
+            if abandoned := [entry for entry in found[1] if entry and entry[1]]:
                 return abandoned
         found = await result_of(
             self._redis.xreadgroup(_GROUP, self._name, {keys.OUTCOMES: ">"}, count=_MANY, block=_WAIT_MS)
@@ -133,8 +153,8 @@ def _ending(outcome: Outcome) -> Ending:
         worker=outcome.worker,
         environment=outcome.environment,
         version=outcome.version,
-        error_type=outcome.error_type,
-        error_message=error_message(outcome.payload) if failed else outcome.message,
+        error_type=storable(outcome.error_type),
+        error_message=storable(error_message(outcome.payload) if failed else outcome.message),
         log_tail=outcome.log_tail,
         result=outcome.payload,
     )

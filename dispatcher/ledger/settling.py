@@ -210,3 +210,8 @@ def error_message(result: bytes) -> str:
         return ""
     message = found.get("errorMessage") if isinstance(found, dict) else None
     return message if isinstance(message, str) else ""
+
+
+def storable(text: str) -> str:
+    """A function's words as a database takes them: PostgreSQL has no NUL in text, and neither has halves of characters."""
+    return text.replace("\0", "\ufffd").encode(errors="replace").decode()

@@ -38,6 +38,7 @@ _BUSY_TIMEOUT_MS: Final = 5000
 _CONNECT_TIMEOUT_S: Final = 5
 _SILENCE_MS: Final = 10_000
 _STATEMENT_TIMEOUT_MS: Final = 30_000
+_IDLE_MS: Final = 10_000
 
 
 class CatalogBusy(Exception):
@@ -331,4 +332,6 @@ def _postgresql(url: URL) -> Database:
 
 def _configure_postgresql(connection: Any, _record: object) -> None:
     connection.execute(f"SET statement_timeout = {_STATEMENT_TIMEOUT_MS}")
+    # A dispatcher that was frozen in the middle of a transaction must not keep its locks from the others.
+    connection.execute(f"SET idle_in_transaction_session_timeout = {_IDLE_MS}")
     connection.commit()
