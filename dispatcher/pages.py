@@ -10,7 +10,10 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from dispatcher.identity import DEFAULT_ACCOUNT, DEFAULT_REGION
+from dispatcher.ledger import Ledger
+from dispatcher.ledger.listing import gauges
 from dispatcher.logs import Logs
+from dispatcher.metrics import counter_lines, gauge_lines
 from dispatcher.queue import Queue
 
 _SHOWN: Final = (
@@ -45,9 +48,10 @@ def _needs_redis(page: _Page) -> _Page:
 class Pages:
     """The endpoints, over the dispatcher's parts."""
 
-    def __init__(self, queue: Queue, logs: Logs, default_mode: str) -> None:
+    def __init__(self, queue: Queue, logs: Logs, ledger: Ledger, default_mode: str) -> None:
         self._queue = queue
         self._logs = logs
+        self._ledger = ledger
         self._default_mode = default_mode
 
     def routes(self) -> list[Route]:
@@ -90,7 +94,7 @@ class Pages:
 
     @_needs_redis
     async def metrics(self, _: Request) -> Response:
-        """Gauges in Prometheus' text format."""
+        """Prometheus' text format."""
         workers = self._queue.workers
         records = await self._queue.environments()
         lines = ["# HELP everwarm_workers Living workers.", "# TYPE everwarm_workers gauge"]
@@ -107,6 +111,8 @@ class Pages:
             lines.append(f'everwarm_environments{{state="{state}"}} {count}')
         lines += ["# HELP everwarm_calls_waiting Synchronous calls under way.", "# TYPE everwarm_calls_waiting gauge"]
         lines.append(f"everwarm_calls_waiting {self._queue.waiting}")
+        lines += counter_lines(self._ledger.counters)
+        lines += gauge_lines(await self._ledger.read(gauges), self._ledger.clock.now_ms())
         return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
 
     async def function_log(self, request: Request) -> Response:

@@ -19,13 +19,17 @@ from dispatcher.catalog import Catalog, functions
 from dispatcher.clock import Clock
 from dispatcher.code import CodeStore, Collector
 from dispatcher.events import running
+from dispatcher.events.cancelling import Canceller
+from dispatcher.invocations import InvocationPages
 from dispatcher.ledger import Ledger
+from dispatcher.ledger.retention import Pruner
 from dispatcher.logs import Logs
 from dispatcher.operations import Services
 from dispatcher.pages import Pages
 from dispatcher.preparing import Preparing
 from dispatcher.queue import Queue
 from dispatcher.settings import DispatcherSettings
+from dispatcher.store import connect
 from workers.contract.messages import Mode
 
 DEFAULT_MODE: Final[Mode] = "local"
@@ -42,9 +46,10 @@ def run(settings: DispatcherSettings) -> None:
 
 
 async def _serve(settings: DispatcherSettings) -> None:
-    async with _parts(settings) as (services, logs, secret):
-        pages = Pages(services.queue, logs, services.default_mode)
-        app = create_app(services, settings, pages=pages.routes() + services.code.routes(), function_secret=secret)
+    async with _parts(settings) as (services, logs, secret), connect(settings.redis_url) as redis:
+        pages = Pages(services.queue, logs, services.ledger, services.default_mode).routes()
+        pages += InvocationPages(services.ledger, Canceller(services.ledger, redis)).routes()
+        app = create_app(services, settings, pages=pages + services.code.routes(), function_secret=secret)
         await _Server(server_config(app, settings), services.queue, logs, settings.drain_s).serve()
 
 
@@ -103,4 +108,6 @@ async def _parts(settings: DispatcherSettings) -> AsyncIterator[tuple[Services, 
         stack.push_async_callback(ledger.close)
         services = Services(catalog, code, queue, Admission(catalog, settings), settings, ledger, default_mode)
         await stack.enter_async_context(running(services))
+        pruner = asyncio.create_task(Pruner(ledger, settings.ledger_retention).run(), name="retention")
+        stack.push_async_callback(cancel, pruner)
         yield services, logs, secret

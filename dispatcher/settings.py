@@ -3,6 +3,7 @@
 import ipaddress
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -55,6 +56,48 @@ def _credential(line: str) -> Credential:
         raise ValueError("must be key:secret:account (12 digits), separated by commas, or @FILE with one on each line")
     return Credential(*match.groups())
 
+
+class Retention(msgspec.Struct, frozen=True):
+    """What the ledger keeps of ended events; ``None``: that does not matter."""
+
+    age_s: int | None = None
+    events: int | None = None
+    bytes: int | None = None
+
+    def __str__(self) -> str:
+        """As it is written in the variable."""
+        events = str(self.events) if self.events else ""
+        return ",".join(filter(None, (_in_units(self.age_s, _SPANS), events, _in_units(self.bytes, _SIZES))))
+
+
+_SPANS: Final = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
+_SIZES: Final = {"G": 1 << 30, "M": 1 << 20, "K": 1 << 10}
+
+
+def _in_units(amount: int | None, units: Mapping[str, int]) -> str:
+    """In the largest of the units that leaves no rest."""
+    return next((f"{amount // size}{unit}" for unit, size in units.items() if amount % size == 0), "") if amount else ""
+
+
+def parse_retention(value: str) -> Retention:
+    """An age, a number of events and a size, separated by commas, in any order; what is left out has no limit."""
+    found: dict[str, int] = {}
+    for part in names(value):
+        match = re.fullmatch(r"(\d{1,12})(?:([dhms])|([KMG])B?)?", part)
+        unit = (match[2] or match[3] or "") if match else ""
+        field = "age_s" if unit in _SPANS else "bytes" if unit in _SIZES else "events"
+        if not match or int(match[1]) == 0 or field in found:
+            raise ValueError(_RETENTION)
+        found[field] = int(match[1]) * {**_SPANS, **_SIZES, "": 1}[unit]
+    if not found:
+        raise ValueError(_RETENTION)
+    return Retention(**found)
+
+
+_RETENTION: Final = (
+    "must be an age (number with d, h, m or s), a number of events and a size (number with K, M or G), each at most once "
+    "and above 0, separated by commas: 7d,1000000,10G"
+)
 
 #: Field → the variable that AWS's own tools have for it, which counts when ours is not set.
 _AWS_VARIABLES: Final = {
@@ -119,6 +162,14 @@ class DispatcherSettings(Shared, frozen=True, kw_only=True):
     result_max_bytes: Annotated[
         int, Setting("EVERWARM_LEDGER_RESULT_MAX", size, "so much of an event's result the ledger keeps", "bytes")
     ] = 64 << 10
+    ledger_retention: Annotated[
+        Retention,
+        Setting(
+            "EVERWARM_LEDGER_RETENTION",
+            parse_retention,
+            "what the ledger keeps of ended events: age, number, size, each if given; failed ones are deleted last",
+        ),
+    ] = Retention(age_s=7 * 86_400, events=1_000_000, bytes=10 << 30)
     credentials: Annotated[
         tuple[Credential, ...],
         Setting(

@@ -6,6 +6,8 @@ import pytest
 
 from tests.services import processes
 from tests.services.api import api, api_server, make_api
+from tests.services.aws import aws_services
+from tests.services.events import gate
 from tests.services.postgres import own_postgres, postgres_server
 from tests.services.redis import _redis_of_session, redis_server
 from tests.services.s3 import s3_server
@@ -18,6 +20,8 @@ __all__ = [
     "_stacks_of_session",
     "api",
     "api_server",
+    "aws_services",
+    "gate",
     "make_api",
     "make_stack",
     "own_postgres",

@@ -12,6 +12,7 @@ stalls (``workers.watchdog``).
 import logging
 import os
 import threading
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -45,7 +46,7 @@ from workers.hot_reload import HotReload, identity
 from workers.journal import Shipper
 from workers.leases import Leases
 from workers.loop import LoopThread
-from workers.mailbox import Mailbox, Unreadable, parse_move, take_rest
+from workers.mailbox import Mailbox, Unreadable, parse_cancel, parse_move, take_rest
 from workers.modes import starting
 from workers.running import Running
 from workers.settings import WorkerSettings
@@ -56,6 +57,10 @@ from workers.watchdog import Watchdog
 
 #: Calls of functions to the Lambda API that are under way at a time; each waits for its answer in a thread.
 _FUNCTION_API_THREADS: Final = 64
+#: Between two looks whether a cancelled attempt has ended.
+_CANCEL_S: Final = 0.2
+#: One that is in neither list goes from one to the other, or has ended; the first takes no longer.
+_ABOUT_S: Final = 1.0
 #: Between two attempts to reach Redis.
 _RETRY_S: Final = 0.25
 
@@ -79,7 +84,7 @@ class Worker:
         )
         self._hot_reload = HotReload(directory)
         self._claims = claims = Claims(self._store, settings.name)
-        running = Running()
+        self._running = running = Running()
         holding = Holding(self._store, settings.name)
         self._environments = Environments(
             Leases(self._store, settings.name, settings.mode, channel=settings.channel),
@@ -101,7 +106,10 @@ class Worker:
         )
         self._moved = ThreadPoolExecutor(settings.concurrency, "moved")
         self._mailbox = Mailbox(
-            self._store, settings.name, {"move": self._take_moved, "prepare": self._take_prepare}, _die
+            self._store,
+            settings.name,
+            {"move": self._take_moved, "prepare": self._take_prepare, "cancel": self._take_cancel},
+            _die,
         )
         self._upkeep = Upkeep(settings, self._store, self._environments, claims, running, holding, _die)
         self._polls = Polls()
@@ -173,6 +181,26 @@ class Worker:
             pipe.rpush(request.reply_to, encode(answer))
             pipe.pexpire(request.reply_to, keys.PREPARED_MS)
             pipe.execute()
+
+    def _take_cancel(self, body: bytes) -> None:
+        """An attempt here is to end, whatever comes of it."""
+        threading.Thread(target=self._cancel, args=parse_cancel(body), name="cancel", daemon=True).start()
+
+    def _cancel(self, request_id: str, attempt: int) -> None:
+        """Again and again until it has ended: it may be about to begin, or to go on in another environment."""
+        owner = f"{request_id}:{attempt}"
+        environments = self._environments
+        seen, give_up = False, time.monotonic() + _ABOUT_S
+        while True:
+            found = self._running.while_running(
+                request_id, attempt, lambda environment: environments.cut(environment, owner)
+            ) or environments.cut_starting(owner)
+            if found and not seen:
+                log.info("an event is cancelled while it runs", extra={"request_id": request_id})
+            seen = seen or found
+            if not found and (seen or time.monotonic() > give_up):
+                return
+            time.sleep(_CANCEL_S)
 
     def _publish_back(self) -> None:
         """Letters that came while this worker stopped: somebody else takes their batches."""

@@ -70,6 +70,8 @@ class Environment:
         """Of the hot-reload directory, when it was started."""
         self.interrupted = False
         """The worker stops and killed it."""
+        self._cut = False
+        """What runs in it is being ended, and it takes nothing more."""
         self.promised = False
         """Another worker has just leased it for an invocation that is on its way here."""
         self._loop = loop
@@ -126,7 +128,7 @@ class Environment:
     @property
     def usable(self) -> bool:
         """Whether it asks for an event."""
-        return self._idle.is_set() and not self.gone.is_set()
+        return self._idle.is_set() and not self.gone.is_set() and not self._cut
 
     def wait_started(self, timeout_s: float) -> StartAnswer | None:
         """How initialisation ended; ``None``: it has not, and the environment was killed. Raises :class:`EnvironmentBroken`."""
@@ -151,6 +153,7 @@ class Environment:
     def rest(self) -> None:
         """Its process tree is gone, and the next one has not begun: it is idle, and not started."""
         self._started = False
+        self._cut = False
         self.end = None
         self.gone.clear()
         self._idle.set()
@@ -196,6 +199,12 @@ class Environment:
         """The worker stops: end it whatever it does, which frees the thread that waits for it."""
         self.interrupted = True
         if hasattr(self, "relay"):  # otherwise it is about to start, and whoever starts it looks again
+            self._loop.call(self.relay.link.kill)
+
+    def cut(self) -> None:
+        """End what runs in it, without waiting for that: whoever waits for an answer learns that its process has gone."""
+        if hasattr(self, "relay"):
+            self._cut = True
             self._loop.call(self.relay.link.kill)
 
     def _wait(self, future: "Future[T]", timeout_s: float) -> T | None:

@@ -462,6 +462,21 @@ class Environments:
             if version in ("*", name.rpartition(":")[2]):
                 del self._newest[name]
 
+    def cut(self, name: str, owner: str) -> None:
+        """End what runs in the environment of that id, and in the one that was leased for that owner."""
+        with self._lock:
+            found = [one for one in self._all.values() if one.id == name or (one.lease.owner == owner and owner)]
+        for environment in found:
+            environment.cut()
+
+    def cut_starting(self, owner: str) -> bool:
+        """The same of an environment that is being started for an owner; whether there is one."""
+        with self._lock:
+            found = [one for one in self._all.values() if one.lease.owner == owner and not one.started]
+        for environment in found:
+            environment.cut()
+        return bool(found)
+
     # Upkeep
 
     def knows(self, name: str) -> bool:

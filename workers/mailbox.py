@@ -1,7 +1,8 @@
 """The worker's mailbox: a Redis list that others push letters into, read by a thread of its own.
 
-A letter is bytes: its kind, a space, and what its handler gets. One kind there is today: ``move``, a batch that comes with
-a lease on one of this worker's idle environments (``acquire.lua`` writes it, :func:`parse_move` reads it).
+A letter is bytes: its kind, a space, and what its handler gets. ``move`` is a batch that comes with a lease on one of this
+worker's idle environments (``acquire.lua`` writes it, :func:`parse_move` reads it), ``prepare`` a function to be made ready,
+``cancel`` an attempt to be ended (:func:`parse_cancel`).
 
 A letter may be lost, with the connection that it was read from, or with Redis. Nothing hangs on it: the lease it came with
 ends and is reclaimed, and whoever published the batch acts, since it was not claimed. A letter of a kind that is unknown,
@@ -49,6 +50,15 @@ def parse_move(body: bytes) -> Letter:
         return Letter(environment, int(generation), owner, batch)
     except ValueError as error:
         raise Unreadable("a move without environment, generation and owner") from error
+
+
+def parse_cancel(body: bytes) -> tuple[str, int]:
+    """What follows the word ``cancel``: request id and attempt. Raises :class:`Unreadable`."""
+    try:
+        request_id, attempt = body.decode().split(" ")
+        return request_id, int(attempt)
+    except ValueError as error:
+        raise Unreadable("a cancel without request id and attempt") from error
 
 
 def split(element: bytes) -> tuple[str, bytes]:

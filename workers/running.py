@@ -1,7 +1,8 @@
-"""The attempts that this worker runs now: what it tells Redis again when Redis was lost."""
+"""The attempts that this worker runs now: what it tells Redis again when Redis was lost, and what can be cancelled."""
 
 import threading
 import time
+from collections.abc import Callable
 
 from workers.claims import AFTERLIFE_MS, Claims
 from workers.contract.messages import FunctionSpec, Invocation
@@ -27,6 +28,15 @@ class Running:
 
     def __len__(self) -> int:
         return len(self._attempts)
+
+    def while_running(self, request_id: str, attempt: int, act: Callable[[str], None]) -> bool:
+        """Call ``act`` with the attempt's environment if it runs here; its outcome is not out before that returns."""
+        with self._lock:
+            found = self._attempts.get(request_id)
+            if found is None or found[1].attempt != attempt:
+                return False
+            act(found[2])
+            return True
 
     def rejoin(self, claims: Claims) -> None:
         """Record all of them again."""

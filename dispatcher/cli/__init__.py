@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -123,6 +124,77 @@ def _logs(endpoint: str | None, function: str, follow: bool) -> None:
     from dispatcher.cli.show import function_log
 
     function_log(Server.of(_environ(EVERWARM_ENDPOINT=endpoint)), function, follow=follow)
+
+
+@main.group("invocations")
+def _invocations() -> None:
+    """See and cancel asynchronous invocations."""
+
+
+def _filters(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that choose events, as one keyword each."""
+    for name, text in reversed(
+        (
+            ("--function", "Name of the function."),
+            ("--account", "Account of the function (000000000000)."),
+            ("--region", "Region of the function (us-east-1)."),
+            ("--state", "queued, fed, succeeded, failed or cancelled."),
+            ("--since", "Accepted since: a time such as 2026-01-31T12:00:00Z, or how long ago: 15m, 2h, 7d."),
+            ("--until", "Accepted before."),
+            ("--error", "Type of the error."),
+            ("--origin", "What put it here, such as replay:ID; replay:* is all that begins so."),
+            ("--lane", "event or replay."),
+        )
+    ):
+        command = click.option(name, help=text)(command)
+    return command
+
+
+@_invocations.command("get")
+@_ENDPOINT
+@_JSON
+@click.argument("request_id")
+def _invocations_get(endpoint: str | None, request_id: str, as_json: bool) -> None:
+    """Show everything about one: its attempts, errors, logs and result."""
+    from dispatcher.cli.client import Server
+    from dispatcher.cli.invocations import show
+
+    show(Server.of(_environ(EVERWARM_ENDPOINT=endpoint)), request_id, as_json=as_json)
+
+
+@_invocations.command("list")
+@_ENDPOINT
+@_JSON
+@_filters
+@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="Show no more than that.")
+def _invocations_list(endpoint: str | None, as_json: bool, limit: int, **filters: str | None) -> None:
+    """Show the newest."""
+    from dispatcher.cli.client import Server
+    from dispatcher.cli.invocations import show_list
+
+    show_list(Server.of(_environ(EVERWARM_ENDPOINT=endpoint)), filters, limit, as_json=as_json)
+
+
+@_invocations.command("cancel")
+@_ENDPOINT
+@_JSON
+@_filters
+@click.option("--all", "everything", is_flag=True, help="All that have not ended.")
+@click.argument("request_id", required=False)
+def _invocations_cancel(
+    endpoint: str | None, as_json: bool, request_id: str | None, everything: bool, **filters: str | None
+) -> None:
+    """Cancel one by its request id, or all that match; running ones are killed, and nothing follows."""
+    if (request_id is not None) + everything + any(filters.values()) != 1:
+        raise click.UsageError("name a REQUEST_ID, or filters, or --all")
+    from dispatcher.cli.client import Server
+    from dispatcher.cli.invocations import cancel, cancel_matching
+
+    server = Server.of(_environ(EVERWARM_ENDPOINT=endpoint))
+    if request_id is not None:
+        cancel(server, request_id, as_json=as_json)
+    else:
+        cancel_matching(server, filters, as_json=as_json)
 
 
 @main.command("doctor")

@@ -38,27 +38,34 @@ class Server:
     def healthy(self) -> bool:
         """Whether it can run a function now; answers within a second or so."""
         try:
-            with self._get("/_everwarm/health", timeout_s=1) as response:
+            with self._ask("GET", "/_everwarm/health", timeout_s=1) as response:
                 return response.status == 200
         except ServerError:
             return False
 
     def json(self, path: str) -> Any:
         """The JSON document of a page."""
-        with self._get(path, timeout_s=10) as response:
+        with self._ask("GET", path, timeout_s=10) as response:
+            return json.loads(response.read())
+
+    def post(self, path: str, document: object) -> Any:
+        """Send a JSON document to a page; the one it answers."""
+        with self._ask("POST", path, json.dumps(document).encode(), timeout_s=60) as response:
             return json.loads(response.read())
 
     def lines(self, path: str) -> Iterator[bytes]:
         """The lines of a page as they come; it may never end."""
-        with self._get(path, timeout_s=None) as response:
+        with self._ask("GET", path, timeout_s=None) as response:
             yield from response
 
-    def _get(self, path: str, timeout_s: float | None) -> http.client.HTTPResponse:
+    def _ask(
+        self, method: str, path: str, body: bytes | None = None, *, timeout_s: float | None
+    ) -> http.client.HTTPResponse:
         parts = urlsplit(self.endpoint)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         connection = kind(parts.netloc, timeout=timeout_s or 3600)
         try:
-            connection.request("GET", path, headers=self._headers(path))
+            connection.request(method, path, body, self._headers(method, path, body))
             response = connection.getresponse()
         except ConnectionRefusedError:
             raise ServerError(
@@ -70,7 +77,7 @@ class Server:
             raise ServerError(f"server at {self.endpoint} answers {response.status}: {_message(response.read())}")
         return response
 
-    def _headers(self, path: str) -> dict[str, str]:
+    def _headers(self, method: str, path: str, body: bytes | None) -> dict[str, str]:
         if self._credential is None:
             return {}
         # Costs a quarter of a second, and only servers off loopback ask for it.
@@ -78,7 +85,7 @@ class Server:
         from botocore.awsrequest import AWSRequest
         from botocore.credentials import Credentials
 
-        request = AWSRequest("GET", self.endpoint + path, headers={"host": urlsplit(self.endpoint).netloc})
+        request = AWSRequest(method, self.endpoint + path, {"host": urlsplit(self.endpoint).netloc}, body)
         SigV4Auth(Credentials(self._credential.key, self._credential.secret), "lambda", "us-east-1").add_auth(request)
         return dict(request.headers.items())
 

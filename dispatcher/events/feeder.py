@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 #: A round at least this often: workers come and go, and on PostgreSQL others accept events too.
 _TICK_S: Final = 0.5
-_BETWEEN_S: Final = 0.01
+_BETWEEN_S: Final = 0.02
 #: What nobody claimed for so long never will be.
 _CLAIM_BY_S: Final = 120.0
 _AFTERLIFE_MS: Final = 60_000

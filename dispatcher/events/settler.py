@@ -31,10 +31,12 @@ _GROUP: Final = "ledger"
 _MANY: Final = 500
 _WAIT_MS: Final = 1000
 #: Where outcomes come in quick succession, more of them share the next commit.
-_GATHER_S: Final = 0.005
+_GATHER_S: Final = 0.02
 #: What another dispatcher read this long ago it will not settle any more.
 _ABANDONED_MS: Final = 5000
 _TAKE_OVER_S: Final = 2.0
+_TIDY_S: Final = 600.0
+_GONE_MS: Final = 3_600_000
 _UNAVAILABLE: Final = 503
 
 log = logging.getLogger(__name__)
@@ -56,6 +58,7 @@ class Settler:
         self._unsettled: list[Entry] = []
         """Read, and not on disk yet."""
         self._take_over_at = 0.0
+        self._tidy_at = 0.0
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -118,12 +121,22 @@ class Settler:
             found = await result_of(
                 self._redis.xautoclaim(keys.OUTCOMES, _GROUP, self._name, _ABANDONED_MS, count=_MANY)
             )
+            await self._tidy()
             if abandoned := [entry for entry in found[1] if entry and entry[1]]:
                 return abandoned
         found = await result_of(
             self._redis.xreadgroup(_GROUP, self._name, {keys.OUTCOMES: ">"}, count=_MANY, block=_WAIT_MS)
         )
         return found[0][1] if found else []
+
+    async def _tidy(self) -> None:
+        """Forget readers that are long gone; one that has left something unsettled is still needed to find that."""
+        if time.monotonic() < self._tidy_at:
+            return
+        self._tidy_at = time.monotonic() + _TIDY_S
+        for reader in await result_of(self._redis.xinfo_consumers(keys.OUTCOMES, _GROUP)):
+            if reader["idle"] > _GONE_MS and not reader["pending"]:
+                await result_of(self._redis.xgroup_delconsumer(keys.OUTCOMES, _GROUP, reader["name"]))
 
     async def _make_group(self) -> None:
         try:

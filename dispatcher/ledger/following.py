@@ -16,7 +16,7 @@ from dispatcher.catalog.rows import FunctionKey
 from dispatcher.ledger import records
 from dispatcher.ledger.accepting import EventRow, NewEvent, accept, key_of
 from dispatcher.ledger.deciding import Decision
-from dispatcher.sql.tables import deliveries, payloads
+from dispatcher.sql.tables import attempts, deliveries, payloads
 
 if TYPE_CHECKING:
     from dispatcher.ledger.settling import Context, Ending
@@ -41,7 +41,7 @@ def follow(
         return False
     payload = bytes(connection.execute(select(payloads.c.payload).where(payloads.c.event_id == row.id)).scalar_one())
     if destination:
-        record = records.destination_record(_ended(row, decision, ending, payload, context))
+        record = records.destination_record(_ended(connection, row, decision, ending, payload, context))
         _send(connection, row, destination, record, context)
     if dead_letter:
         message = ending.error_message if ending is not None else decision.condition
@@ -56,22 +56,38 @@ def function_arn(function: str, qualifier: str) -> str:
 
 
 def _ended(
-    row: EventRow, decision: Decision, ending: "Ending | None", payload: bytes, context: "Context"
+    connection: Connection,
+    row: EventRow,
+    decision: Decision,
+    ending: "Ending | None",
+    payload: bytes,
+    context: "Context",
 ) -> records.Ending:
-    responded = ending is not None and ending.kind in {"success", "function_error"}
-    response = None
-    if ending is not None and responded:
-        error = "" if ending.kind == "success" else "Unhandled"
-        response = records.Response(ending.result, ending.version, error)
     return records.Ending(
         row.request_id,
         function_arn(row.function, row.qualifier),
         cast("records.Condition", decision.condition),
         decision.tries,
         payload,
-        response,
+        _response(connection, row, ending),
         datetime.fromtimestamp(context.clock.now_ms() / 1000, UTC),
     )
+
+
+def _response(connection: Connection, row: EventRow, ending: "Ending | None") -> records.Response | None:
+    """What the function answered last. That may be a while ago: then it was an error, and is kept up to a limit."""
+    if ending is not None and ending.kind in {"success", "function_error"}:
+        return records.Response(ending.result, ending.version, "" if ending.kind == "success" else "Unhandled")
+    if not row.tries:
+        return None
+    query = (
+        select(attempts.c.result, attempts.c.version)
+        .where(attempts.c.event_id == row.id, attempts.c.kind == "function_error")
+        .order_by(attempts.c.number.desc())
+        .limit(1)
+    )
+    found = connection.execute(query).one_or_none()
+    return None if found is None else records.Response(bytes(found.result), found.version, "Unhandled")
 
 
 def _send(connection: Connection, row: EventRow, target: str, record: bytes, context: "Context") -> None:

@@ -60,7 +60,7 @@ async def invoke(call: Call, request: dict[str, Any]) -> dict[str, Any]:
 
 @operation("InvokeAsync")
 async def invoke_async(call: Call, request: dict[str, Any]) -> dict[str, Any]:
-    """Invoke with InvocationType Event, as it was before 2014-11: no qualifier, and the status in the body too."""
+    """Invoke with InvocationType Event, as it was before 2014-11: without a qualifier."""
     key, qualifier = qualified(call, "InvokeAsync", request)
     target = await call.services.catalog.resolve(key.account, key.region, key.name, qualifier)
     payload: bytes = request.get("InvokeArgs", b"")

@@ -249,7 +249,7 @@ class Trial:
         self._file = Path(name)
         self._began = time.monotonic()
         self._senders: list[Senders] = []
-        client = stack.client()
+        self.client = client = stack.client()
         client.create_function(
             FunctionName=NAME,
             Runtime=python_runtime(),
@@ -266,7 +266,9 @@ class Trial:
         )
 
     def close(self) -> None:
-        """Remove the file, and end senders that a failed test left."""
+        """Remove the file, and end what else a test began or a failed one left."""
+        if self.stack.runs("second worker"):
+            self.stack.stop("second worker")
         for senders in self._senders:
             with suppress(AssertionError):
                 senders.stop()
@@ -292,6 +294,15 @@ class Trial:
 
     def wait_until_ended(self, timeout_s: float = 60.0) -> None:
         """Until nothing is in flight and nothing waits, neither in the ledger nor in Redis."""
+        self.wait_until_ended_in_ledger(timeout_s)
+        wait_until_quiet(self.stack)
+        client = self.stack.redis.client
+        wait_until("all messages are gone", lambda: not client.llen(queue(self.stack.mode, "event")))
+        wait_until("all outcomes are read", lambda: not client.xlen(keys.OUTCOMES))
+        assert not self.stack.redis.leaked_keys()
+
+    def wait_until_ended_in_ledger(self, timeout_s: float = 60.0) -> None:
+        """Until nothing is in flight and nothing waits."""
         last: list[Any] = []
 
         def ended() -> bool:
@@ -302,12 +313,6 @@ class Trial:
             wait_until("every event has ended", ended, timeout_s, every_s=0.1)
         except AssertionError:
             raise AssertionError(f"events that do not end: {last}; {self._stuck()}") from None
-        wait_until_quiet(self.stack)
-        client = self.stack.redis.client
-        for lane in ("event", "replay"):
-            assert not client.llen(queue(self.stack.mode, "event" if lane == "event" else "replay"))
-        wait_until("all outcomes are read", lambda: not client.xlen(keys.OUTCOMES))
-        assert not self.stack.redis.leaked_keys()
 
     def _stuck(self) -> list[tuple[Any, ...]]:
         return self.ledger.rows(
@@ -346,6 +351,38 @@ class Trial:
             attempts=dict(Counter(kind for _, kind in attempts)),
             seconds=time.monotonic() - self._began,
         )
+
+
+class Copies:
+    """Takes part in consuming the queue of events, and puts each new message that it gets back three times."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.messages: set[bytes] = set()
+        self._client = stack.redis.client
+        self._queue = queue(stack.mode, "event")
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> "Copies":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            found = self._client.brpop([self._queue], timeout=0.1)
+            if not found:
+                continue
+            message: bytes = found[1]
+            new = message not in self.messages
+            self.messages.add(message)
+            self._client.lpush(self._queue, *[message] * (3 if new else 1))
+            if not new:
+                self._stop.wait(0.002)  # the workers' turn
 
 
 def each_part(count: int, parts: int) -> Iterator[int]:

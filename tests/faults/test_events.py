@@ -8,14 +8,19 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.faults.events import Count, Trial, each_part
+from tests.faults.calls import wait_until_running
+from tests.faults.events import NAME, Copies, Count, Trial, each_part, quick
 from tests.faults.test_redis import frozen
 from tests.services.postgres import PostgresServer
 from tests.services.stack import Stack
 from tests.services.waiting import wait_until
+from workers.contract import keys
+from workers.contract.messages import Outcome, encode
 
 EVENTS = 5000
 _SLOTS = "4"
+#: Numbers of events that are made to run for long.
+_LONG = frozenset(range(300, 306))
 
 
 @pytest.fixture(scope="session")
@@ -161,3 +166,72 @@ def test_redis_away_for_20_s(make_trial: Callable[..., Trial], told: Callable[[C
         wait_20_s()
         redis.start()
     told(trial.count())
+
+
+def test_messages_delivered_three_times(make_trial: Callable[..., Trial], told: Callable[[Count], None]) -> None:
+    trial = make_trial()
+    trial.stack.add_worker()
+    with Copies(trial.stack) as copies:
+        trial.send(EVENTS)
+        count = trial.count()
+    told(count)
+    print(f"{len(copies.messages)} messages were delivered three times")
+    assert len(copies.messages) >= 10
+    assert count.again == 0, "claims let an attempt run once"
+
+
+def test_frozen_worker_is_too_late(make_trial: Callable[..., Trial], told: Callable[[Count], None]) -> None:
+    trial = make_trial()
+    stack, ledger = trial.stack, trial.ledger
+    # The function's own timeout passes too.
+    trial.client.update_function_configuration(FunctionName=NAME, Timeout=4)
+    senders = trial.send(EVENTS, lambda number: b'{"n": %d, "s": 1.5}' % number if number in _LONG else quick(number))
+    frozen_pid = stack.pid("worker")
+    wait_until_running(stack, 2)
+    with frozen(frozen_pid):
+        held = ledger.rows("SELECT request_id FROM events WHERE state = 'fed'")
+        stack.start_part("second worker")
+        senders.wait()
+        trial.wait_until_ended_in_ledger()
+        before = ledger.everything()
+        died = ledger.rows("SELECT event_id FROM attempts WHERE kind = 'died'")
+        assert held
+        assert died, "nothing ran on the frozen worker"
+    wait_until("it is back", lambda: len(stack.workers()) == 2)
+    count = trial.count()
+    told(count)
+    assert ledger.everything() == before, "a late outcome changed something"
+    # What its claims would have stopped: the ledger's own fence.
+    (late,) = ledger.rows(f"SELECT request_id FROM events WHERE id = {died[0][0]}")
+    for kind, attempt in (("function_error", 1), ("success", 1), ("function_error", 2)):
+        outcome = Outcome(request_id=late[0], attempt=attempt, kind=kind, payload=b"{}", ended_ms=1)
+        stack.redis.client.xadd(keys.OUTCOMES, {"o": encode(outcome)})
+    trial.wait_until_ended()
+    assert ledger.everything() == before
+
+
+def test_stopped_workers_events_are_fed_again_at_once(
+    make_trial: Callable[..., Trial], told: Callable[[Count], None]
+) -> None:
+    trial = make_trial(EVERWARM_DRAIN_S="1")
+    stack, ledger = trial.stack, trial.ledger
+    senders = trial.send(EVENTS, lambda number: b'{"n": %d, "s": 2}' % number if number in _LONG else quick(number))
+    for round_ in range(2):
+        senders.wait_until_accepted(max(_LONG))
+        wait_until_running(stack, 1)
+        wait_until(
+            "a long one runs",
+            lambda: [number for number, _ in trial.runs if number in _LONG][round_:],
+        )
+        began = time.monotonic()
+        stack.stop("worker", 10)
+        took = time.monotonic() - began
+        assert took < 6, f"stopping took {took:.1f} s"
+        (tries,) = ledger.rows("SELECT max(tries) FROM events WHERE state IN ('queued', 'fed')")
+        assert tries[0] in {0, None}
+        stack.start_part("worker")
+        stack.wait_until_ready()
+    count = trial.count()
+    told(count)
+    assert count.attempts.get("interrupted")
+    assert count.attempts.keys() <= {"success", "interrupted", "lost"}

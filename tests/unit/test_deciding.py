@@ -80,7 +80,7 @@ def test_what_the_platform_failed_backs_off_and_uses_up_nothing(kind: Kind) -> N
         assert (found.state, found.tries, found.backoffs, found.crashes) == ("queued", 1, backoffs + 1, 0)
         waits.append((found.due_ms - ACCEPTED) / 1000 - 10)
     assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]
-    # Throttled for six hours every five minutes, and a float that overflows some time is no reason to stop.
+    # More often than six hours have room for.
     assert after(kind, backoffs=900) == queued(10 + 300, backoffs=901)
 
 
