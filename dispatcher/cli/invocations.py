@@ -57,7 +57,7 @@ def show(server: Server, request_id: str, *, as_json: bool) -> None:
         ("trace", found["trace_id"]),
     ):  # fmt: skip
         if value:
-            lines.add_row(f"{label}:", value if isinstance(value, Text) else Text(str(value)))
+            lines.add_row(f"{label}:", value if isinstance(value, Text) else Text(_printable(str(value))))
     console.print(lines)
     encoding = "" if found["payload_encoding"] == "utf-8" else f", {found['payload_encoding']}"
     _block(console, f"payload ({found['payload_size']} bytes{encoding})", found["payload"])
@@ -76,7 +76,7 @@ def _show_attempt(console: Console, attempt: Mapping[str, Any]) -> None:
         ("environment", attempt["environment"]), ("version", attempt["version"]), ("error", _error(attempt)),
     ):  # fmt: skip
         if value:
-            lines.add_row(f"  {label}:", Text(str(value)))
+            lines.add_row(f"  {label}:", Text(_printable(str(value))))
     console.print(lines)
     cut = f", the first {len(attempt['result'].encode())} of them kept" if attempt["result_truncated"] else ""
     _block(console, f"  result ({attempt['result_size']} bytes{cut})", attempt["result"])
@@ -89,7 +89,7 @@ def _show_delivery(console: Console, delivery: Mapping[str, Any]) -> None:
     tries = f"  tries: {delivery['tries']}" + (f", the next at {delivery['due_at']}" if delivery["due_at"] else "")
     console.print(tries)
     if delivery["error"]:
-        console.print(f"  error: {delivery['error']}")
+        console.print(f"  error: {_printable(delivery['error'])}")
 
 
 def _block(console: Console, title: str, text: str) -> None:
@@ -139,4 +139,4 @@ def _coloured(word: str, otherwise: str = "") -> Text:
 
 def _printable(text: str) -> str:
     """What a function wrote must not command the terminal."""
-    return "".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in text)
+    return "".join(c if c.isprintable() or c in "\t\n" else "\ufffd" for c in text)

@@ -1,7 +1,13 @@
-"""The deliverer: sends what follows the end of an event, and records how that went."""
+"""The deliverer: sends what follows the end of an event, and records how that went.
+
+One target that hangs must hold up no other, so each may have a part of the threads only; and the threads are its own,
+since asyncio's few are needed for requests.
+"""
 
 import asyncio
 import logging
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from dispatcher.background import cancel
@@ -13,6 +19,8 @@ from dispatcher.ledger.settling import storable
 
 #: Sent at a time, each in a thread.
 _MANY: Final = 16
+#: A target that has so many under way gets no more; and so many are taken at a time.
+_FEW: Final = 4
 #: On PostgreSQL another dispatcher may have died with one.
 _TICK_S: Final = 5.0
 
@@ -27,6 +35,9 @@ class Deliverer:
         self._destinations = destinations
         self._due = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._threads = ThreadPoolExecutor(_MANY, thread_name_prefix="deliverer")
+        self._under_way: dict[asyncio.Task[None], str] = {}
+        """Each delivery, and its target."""
 
     def start(self) -> None:
         """Go on in the background."""
@@ -40,20 +51,34 @@ class Deliverer:
         """Stop; what was under way is tried again later."""
         if self._task is not None:
             await cancel(self._task)
+        await cancel(*self._under_way)
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _step(self) -> None:
         self._due.clear()
         clock = self._ledger.clock
-        found = await self._ledger.write(deliveries.take, clock.now_ms(), _MANY)
+        busy = [target for target, count in Counter(self._under_way.values()).items() if count >= _FEW]
+        room = min(_MANY - len(self._under_way), _FEW)
+        found = await self._ledger.write(deliveries.take, clock.now_ms(), room, busy) if room else []
+        for due in found:
+            task = asyncio.create_task(self._deliver(due), name="delivery")
+            self._under_way[task] = due.target
+            task.add_done_callback(self._ended)
         if found:
-            await asyncio.gather(*(self._deliver(due) for due in found))
             return
-        next_ms = await self._ledger.read(deliveries.next_due)
+        next_ms = await self._ledger.read(deliveries.next_due, busy) if room else None
         pause_s = _TICK_S if next_ms is None else min(_TICK_S, max(next_ms - clock.now_ms(), 1) / 1000)
         try:
             await asyncio.wait_for(self._due.wait(), pause_s)
         except TimeoutError:
             return
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        del self._under_way[task]
+        self._due.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # How it went could not be recorded; or it is an error of ours.
+            log.error("a delivery is tried again in a minute", exc_info=error)
 
     async def _deliver(self, due: Due) -> None:
         delivery = Delivery(
@@ -67,7 +92,7 @@ class Deliverer:
             trace_id=due.trace_id,
         )
         try:
-            await asyncio.to_thread(self._destinations.send, delivery)
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._destinations.send, delivery)
         except DeliveryError as error:
             given_up = await self._ledger.write(
                 deliveries.failed, due, storable(str(error)), self._ledger.clock, final=error.final

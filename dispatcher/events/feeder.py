@@ -38,6 +38,8 @@ _BETWEEN_S: Final = 0.02
 #: What nobody claimed for so long never will be.
 _CLAIM_BY_S: Final = 120.0
 _AFTERLIFE_MS: Final = 60_000
+#: A copy of a voided message must find its record, for as long as it could be claimed.
+_VOID_MS: Final = int(_CLAIM_BY_S * 1000) + _AFTERLIFE_MS
 #: In flight for less than this needs no looking after.
 _YOUNG_MS: Final = 1000
 #: So many looks in a row must miss a message before it counts as lost.
@@ -179,7 +181,8 @@ class Feeder:
         for (name, rows), worker, queued in zip(messages.items(), found[::2], found[1::2], strict=True):
             if worker is not None:
                 missing = not await self._lives(worker.decode())
-                self._missed[name] = _MISSED if missing else 0
+                # More than one look: a machine that was suspended, or a Redis that hung, goes on with all heartbeats expired.
+                self._missed[name] = self._missed[name] + 1 if missing else 0
             else:
                 waits = queued and rows[0].fed_at > overdue_ms
                 self._missed[name] = 0 if waits else self._missed[name] + 1
@@ -194,7 +197,7 @@ class Feeder:
         """How an attempt ended that no worker will say anything of; ``None``: one will, or has."""
         record = keys.invocation(row.request_id)
         word = await run_script(
-            self._redis, "claim", [record, ""], ["void", row.attempt, "feeder", "", 0, _AFTERLIFE_MS, -1, "", 0]
+            self._redis, "claim", [record, ""], ["void", row.attempt, "feeder", "", 0, _VOID_MS, -1, "", 0]
         )
         if word == b"void":
             return self._ending(row, "lost", "", "")

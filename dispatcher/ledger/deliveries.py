@@ -39,8 +39,8 @@ class Due:
     trace_id: str
 
 
-def take(connection: Connection, now_ms: int, most: int) -> list[Due]:
-    """The deliveries that are due; nobody else is given them for a minute."""
+def take(connection: Connection, now_ms: int, most: int, without: Sequence[str] = ()) -> list[Due]:
+    """The deliveries that are due but to the targets ``without``; nobody else is given them for a minute."""
     query = (
         select(
             deliveries,
@@ -51,7 +51,7 @@ def take(connection: Connection, now_ms: int, most: int) -> list[Due]:
             events.c.trace_id,
         )
         .join(events, events.c.id == deliveries.c.event_id)
-        .where(deliveries.c.state == "queued", deliveries.c.due_at <= now_ms)
+        .where(deliveries.c.state == "queued", deliveries.c.due_at <= now_ms, deliveries.c.target.not_in(list(without)))
         .order_by(deliveries.c.due_at)
         .limit(most)
     )
@@ -81,10 +81,13 @@ def take(connection: Connection, now_ms: int, most: int) -> list[Due]:
     ]
 
 
-def next_due(connection: Connection) -> int | None:
-    """When the next one is due, in ms since 1970; None when there is none."""
+def next_due(connection: Connection, without: Sequence[str] = ()) -> int | None:
+    """When the next one is due, in ms since 1970, but to the targets ``without``; None when there is none."""
     return connection.execute(
-        select(deliveries.c.due_at).where(deliveries.c.state == "queued").order_by(deliveries.c.due_at).limit(1)
+        select(deliveries.c.due_at)
+        .where(deliveries.c.state == "queued", deliveries.c.target.not_in(list(without)))
+        .order_by(deliveries.c.due_at)
+        .limit(1)
     ).scalar_one_or_none()
 
 

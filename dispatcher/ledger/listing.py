@@ -5,12 +5,12 @@ by the beginning of a name (all functions of an account, all replays) is looked 
 """
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, get_args
 
-from sqlalchemy import ColumnElement, Connection, Select, func, literal_column, select, text
+from sqlalchemy import Connection, bindparam, select, text
 
 from dispatcher.catalog.rows import FunctionKey
 from dispatcher.ledger.accepting import EventRow, key_of, key_text
@@ -20,13 +20,21 @@ from dispatcher.sql.tables import attempts, deliveries, events, payloads
 State = Literal["queued", "fed", "succeeded", "failed", "cancelled"]
 STATES: Final[tuple[State, ...]] = get_args(State)
 
+_COLUMNS: Final = ", ".join(events.c.keys())
+#: Spelt out, and with the condition of the index word for word: SQLite finds an index over some of the rows by that only.
+_IN_STATE: Final[dict[State, str]] = {
+    "queued": "state = 'queued'",
+    "fed": "state = 'fed'",
+    "succeeded": "state = 'succeeded'",
+    "failed": "state IN ('failed', 'cancelled') AND state = 'failed'",
+    "cancelled": "state IN ('failed', 'cancelled') AND state = 'cancelled'",
+}
 #: So many queued events are sorted here; of more than that the newest are near the end of the ledger.
 _FEW: Final = 2000
 #: So many names with the same beginning are looked up one by one.
 _NAMES: Final = 2000
 #: Sorts behind everything that begins like what stands before it.
 _LAST: Final = "\U0010ffff"
-_EMPTY: Final[ColumnElement[str]] = literal_column("''")
 #: Name by name through an index, without touching the rows between.
 _SKIP: Final = (
     "WITH RECURSIVE names(name) AS ("
@@ -103,13 +111,11 @@ def gauges(connection: Connection) -> list[Gauge]:
     return found
 
 
-def _counted(connection: Connection, state: State) -> dict[tuple[str, str], tuple[int, int | None]]:
-    query = (
-        select(events.c.function, events.c.lane, func.count().label("events"), func.min(events.c.id).label("oldest"))
-        .where(_in_state(state))
-        .group_by(events.c.function, events.c.lane)
-    )
-    return {(row.function, row.lane): (row.events, accepted_ms(row.oldest)) for row in connection.execute(query)}
+def _counted(connection: Connection, state: Literal["queued", "fed"]) -> dict[tuple[str, str], tuple[int, int | None]]:
+    table = _at(connection, f"events_{state}")
+    query = f"SELECT function, lane, count(*), min(id) FROM {table} WHERE {_IN_STATE[state]} GROUP BY function, lane"  # noqa: S608
+    rows = connection.execute(text(query))
+    return {(function, lane): (count, accepted_ms(oldest)) for function, lane, count, oldest in rows}
 
 
 # --- finding ---
@@ -120,23 +126,35 @@ def find(connection: Connection, filters: Filters, limit: int, before: int | Non
     if filters.state == "queued" and not filters.error and not _is_exact(filters.origin):
         few = _few_queued(connection, filters)
         if few is not None:
-            query = _at(select(events).where(events.c.id.in_(few), *_conditions(filters, 0, before)), "")
-            return sorted(connection.execute(query).all(), key=lambda row: -row.id)[:limit]
+            return _rows(connection, filters, limit, 0, before, few)
     each = _by_name(connection, filters) if not _index(filters) else None
     if each is None:
-        return _walk(connection, filters, limit, 0, before)
+        return _rows(connection, filters, limit, 0, before)
     found: list[EventRow] = []
     for one in each:
         after = found[-1].id if len(found) == limit else 0
-        found += _walk(connection, one, limit, after, before)
+        found += _rows(connection, one, limit, after, before)
         found = sorted(found, key=lambda row: -row.id)[:limit]
     return found
 
 
-def _walk(connection: Connection, filters: Filters, limit: int, after: int, before: int | None) -> list[EventRow]:
-    """Down one index, or the ids themselves, to the first that match."""
-    query = select(events).where(*_conditions(filters, after, before)).order_by(events.c.id.desc()).limit(limit)
-    return list(connection.execute(_at(query, _index(filters))).all())
+def _rows(
+    connection: Connection,
+    filters: Filters,
+    limit: int,
+    after: int,
+    before: int | None,
+    of: Sequence[int] | None = None,
+) -> list[EventRow]:
+    """Down one index, or the ids themselves, to the first that match; or those of these ids that do."""
+    conditions, values = _conditions(filters, after, before)
+    if of is not None:
+        query = text(f"SELECT {_COLUMNS} FROM events WHERE id IN :ids AND {conditions}")  # noqa: S608 - words of ours
+        query = query.bindparams(bindparam("ids", expanding=True))
+        return sorted(connection.execute(query, {**values, "ids": of}).all(), key=lambda row: -row.id)[:limit]
+    table = _at(connection, _index(filters))
+    query = text(f"SELECT {_COLUMNS} FROM {table} WHERE {conditions} ORDER BY id DESC LIMIT :limit")  # noqa: S608
+    return list(connection.execute(query, {**values, "limit": limit}).all())
 
 
 def _index(filters: Filters) -> str:
@@ -152,60 +170,57 @@ def _index(filters: Filters) -> str:
     return "events_function" if filters.function else ""
 
 
-def _at(query: "Select[Any]", index: str) -> "Select[Any]":
+def _at(connection: Connection, index: str) -> str:
     """SQLite has no statistics to choose by, and would rather sort. PostgreSQL has them, and no hints."""
-    return query.with_hint(events, f"INDEXED BY {index}" if index else "NOT INDEXED", "sqlite")
+    if connection.dialect.name != "sqlite":
+        return "events"
+    return f"events INDEXED BY {index}" if index else "events NOT INDEXED"
 
 
-def _conditions(filters: Filters, after: int, before: int | None) -> Iterable[ColumnElement[bool]]:
+def _conditions(filters: Filters, after: int, before: int | None) -> tuple[str, dict[str, Any]]:
+    """SQL, and the values of its parameters."""
     since = first_of(filters.since_ms) if filters.since_ms is not None else 0
-    yield events.c.id >= max(since, after + 1)
-    if filters.until_ms is not None:
-        yield events.c.id < first_of(filters.until_ms)
-    if before is not None:
-        yield events.c.id < before
+    until = first_of(filters.until_ms) if filters.until_ms is not None else None
+    given: list[tuple[str, dict[str, Any]]] = [("id >= :since", {"since": max(since, after + 1)})]
+    below = [number for number in (until, before) if number is not None]
+    if below:
+        given.append(("id < :below", {"below": min(below)}))
     if filters.state is not None:
-        yield _in_state(filters.state)
+        given.append((_IN_STATE[filters.state], {}))
     if filters.lane:
-        yield events.c.lane == filters.lane
-    yield from _name_conditions(filters)
-
-
-def _name_conditions(filters: Filters) -> Iterable[ColumnElement[bool]]:
-    # The first condition of two is that of the index, spelt out as in _in_state.
+        given.append(("lane = :lane", {"lane": filters.lane}))
     if filters.error:
-        yield events.c.error_type != _EMPTY
-        yield events.c.error_type == filters.error
-    if filters.origin:
-        yield events.c.origin != _EMPTY
-        low = filters.origin.removesuffix("*")
-        yield events.c.origin == low if _is_exact(filters.origin) else events.c.origin.between(low, low + _LAST)
+        given.append(("error_type <> '' AND error_type = :error", {"error": filters.error}))
+    if _is_exact(filters.origin):
+        given.append(("origin <> '' AND origin = :origin", {"origin": filters.origin}))
+    elif filters.origin:
+        low = filters.origin[:-1]
+        given.append(("origin <> '' AND origin >= :low AND origin < :high", {"low": low, "high": low + _LAST}))
+    given += _place(filters)
+    return " AND ".join(condition for condition, _ in given), {name: one[name] for _, one in given for name in one}
+
+
+def _place(filters: Filters) -> list[tuple[str, dict[str, Any]]]:
     if filters.function:
-        yield events.c.function == key_text(FunctionKey(filters.account, filters.region, filters.function))
-    elif filters.account:
+        name = key_text(FunctionKey(filters.account, filters.region, filters.function))
+        return [("function = :function", {"function": name})]
+    if filters.account:
         low = _beginning(filters)
-        yield events.c.function.between(low, low + _LAST)
-    elif filters.region:
-        yield events.c.function.like(f"%:{filters.region}:%")
-
-
-def _in_state(state: State) -> ColumnElement[bool]:
-    # Spelt out, since an index over some of the rows is found by the words of its condition.
-    return events.c.state == literal_column(f"'{state}'")
+        return [("function >= :first AND function < :last", {"first": low, "last": low + _LAST})]
+    return [("function LIKE :region", {"region": f"%:{filters.region}:%"})] if filters.region else []
 
 
 def _is_exact(origin: str) -> bool:
     return bool(origin) and not origin.endswith("*")
 
 
-def _few_queued(connection: Connection, filters: Filters) -> list[int] | None:
+def _few_queued(connection: Connection, filters: Filters) -> Sequence[int] | None:
     """All that are queued of the function, or of all, by the index that is in another order; ``None``: too many."""
-    query = select(events.c.id).where(_in_state("queued")).limit(_FEW + 1)
-    if filters.function:
-        query = query.where(*_name_conditions(Filters(filters.account, filters.region, filters.function)))
-    query = query.with_hint(events, "INDEXED BY events_queued", "sqlite")
-    found = connection.execute(query).scalars().all()
-    return list(found) if len(found) <= _FEW else None
+    (condition, values), *_ = _place(filters) if filters.function else [("function >= ''", {})]
+    table = _at(connection, "events_queued")
+    query = f"SELECT id FROM {table} WHERE {_IN_STATE['queued']} AND {condition} LIMIT :most"  # noqa: S608 - words of ours
+    found = connection.execute(text(query), {**values, "most": _FEW + 1}).scalars().all()
+    return found if len(found) <= _FEW else None
 
 
 def _by_name(connection: Connection, filters: Filters) -> list[Filters] | None:

@@ -63,12 +63,11 @@ class Pruner:
         deleted = 0
         if self._limits.age_s is not None:
             deleted = await self._delete(_too_old(self._limits.age_s, self._ledger.clock.now_ms()), None)
-        over = await self._ledger.read(excess, self._limits)
+        left = min(await self._ledger.read(excess, self._limits), _ROUND)
         for which in _ENDED:
-            if over > 0:
-                gone = await self._delete(which, min(over, _ROUND))
-                over -= gone
-                deleted += gone
+            gone = await self._delete(which, left)
+            left -= gone
+            deleted += gone
         if deleted:
             log.info("old events are deleted", extra={"events": deleted})
         return deleted
@@ -146,8 +145,8 @@ def _is(*states: str) -> ColumnElement[bool]:
     return events.c.state == words[0] if len(words) == 1 else events.c.state.in_(words)
 
 
-#: In the order in which they go.
-_ENDED: Final = ((_is("succeeded", "cancelled"),), (_is("failed"),))
+#: In the order in which they go. The last one's first condition is that of the index.
+_ENDED: Final = ((_is("succeeded", "cancelled"),), (_is("failed", "cancelled"), _is("failed")))
 
 
 def _too_old(age_s: float, now_ms: int) -> tuple[ColumnElement[bool], ...]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Self, cast
 from urllib.parse import urlsplit
 
 import psycopg
@@ -29,7 +29,6 @@ from tests.services.waiting import wait_until
 from workers.contract import keys
 from workers.contract.broker import queue
 
-Database = Literal["sqlite", "postgresql"]
 NAME: Final = "work"
 CODE: Final = """\
 import os, time
@@ -66,7 +65,7 @@ class Ledger:
     def in_flight(self) -> dict[str, int]:
         """State → events that have not ended."""
         found = self.rows("SELECT state, count(*) FROM events WHERE state IN ('queued', 'fed') GROUP BY state")
-        return {state: count for state, count in found}
+        return dict(found)
 
     def everything(self) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
         """Events and attempts, to compare with later."""
@@ -111,6 +110,18 @@ class Senders:
     def wait_until_accepted(self, count: int, timeout_s: float = 30.0) -> None:
         """Until so many events were answered 202."""
         wait_until(f"{count} events are accepted", lambda: self.accepted >= count, timeout_s, every_s=0.005)
+
+    def wait_until_refused_only(self, timeout_s: float = 30.0) -> None:
+        """Until a hundred more are answered 503 with none accepted between."""
+        wait_until("the first is refused", lambda: self.sent.refused, timeout_s, every_s=0.005)
+        seen = [self.accepted, self.sent.refused]
+
+        def only() -> bool:
+            if self.accepted != seen[0]:
+                seen[:] = [self.accepted, self.sent.refused]
+            return self.sent.refused >= seen[1] + 100
+
+        wait_until("all are refused", only, timeout_s)
 
     def wait(self, timeout_s: float = 60.0) -> Sent:
         """Until all are sent."""
@@ -240,7 +251,7 @@ class Trial:
 
     def __init__(self, stack: Stack, database_url: str) -> None:
         self.stack = stack
-        self.ledger = Ledger(database_url or f"sqlite:///{stack.data / 'everwarm.db'}")
+        self.ledger = Ledger(database_url or f"sqlite:///{stack.environ['EVERWARM_DATA']}/everwarm.db")
         # As root, functions see neither the machine's /tmp nor its /var/tmp, and run as other users.
         directory = "/run" if os.geteuid() == 0 else None
         descriptor, name = tempfile.mkstemp(prefix="everwarm-test-runs-", dir=directory)
@@ -288,9 +299,7 @@ class Trial:
 
     def wait_until_run(self, count: int, timeout_s: float = 40.0) -> None:
         """Until the function has begun so many runs."""
-        wait_until(
-            f"{count} runs", lambda: self._file.read_bytes().count(b"\n") >= count, timeout_s, every_s=0.005
-        )
+        wait_until(f"{count} runs", lambda: self._file.read_bytes().count(b"\n") >= count, timeout_s, every_s=0.005)
 
     def wait_until_ended(self, timeout_s: float = 60.0) -> None:
         """Until nothing is in flight and nothing waits, neither in the ledger nor in Redis."""
@@ -363,7 +372,7 @@ class Copies:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> "Copies":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -374,10 +383,10 @@ class Copies:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            found = self._client.brpop([self._queue], timeout=0.1)
+            found = cast("list[bytes] | None", self._client.brpop([self._queue], timeout=0.1))
             if not found:
                 continue
-            message: bytes = found[1]
+            message = found[1]
             new = message not in self.messages
             self.messages.add(message)
             self._client.lpush(self._queue, *[message] * (3 if new else 1))
@@ -388,3 +397,10 @@ class Copies:
 def each_part(count: int, parts: int) -> Iterator[int]:
     """After which of ``count`` events to do something ``parts`` times, evenly spread."""
     return iter(range(count // (parts + 1), count, count // (parts + 1)))
+
+
+def fill(path: Path) -> None:
+    """Write a file until its disk has no room for another page."""
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(4096)):
+            pass

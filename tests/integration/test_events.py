@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 
 from tests.services.calls import wait_until_handed_back
 from tests.services.events import THROUGH_GATE, Gate, event_of, events_of, result_of, send, wait_until_ended
@@ -73,7 +72,9 @@ def gone(functions: Functions, where: str, *values: object) -> bool:
 
 
 def test_one_request_id_for_all(functions: Functions) -> None:
-    name = functions.python("def handler(event, context):\n    print('seen', context.aws_request_id)\n    return event['x']")
+    name = functions.python(
+        "def handler(event, context):\n    print('seen', context.aws_request_id)\n    return event['x']"
+    )
     request_id = send(functions, name, {"no x": 1})
     event = wait_until_ended(functions.stack, request_id)
     assert (event.state, event.condition, event.tries) == ("failed", "RetriesExhausted", 3)
@@ -119,9 +120,7 @@ def test_what_is_refused_is_not_kept(functions: Functions) -> None:
         code, status, _ = functions.refused(name, Payload=payload, InvocationType="Event", LogType=None)
         assert (code, status) == ("InvalidRequestContentException", 400)
     for unknown, qualifier in (("nobody-made-this", None), (name, "9"), (name, "nothing")):
-        code, status, answer = functions.refused(
-            unknown, {}, InvocationType="Event", LogType=None, Qualifier=qualifier
-        )
+        code, status, answer = functions.refused(unknown, {}, InvocationType="Event", LogType=None, Qualifier=qualifier)
         assert (code, status) == ("ResourceNotFoundException", 404)
         assert answer["Error"]["Message"] == f"Function not found: {functions.arn(unknown, qualifier or '$LATEST')}"
     assert events_of(functions.stack, "function LIKE ?", f"%:{name}") == []
@@ -170,7 +169,10 @@ def test_two_retries_after_one_minute_and_two(functions: Functions, gate: Gate) 
     request_id = send(functions, name, {"gate": gate.url})
     event = wait_until_ended(functions.stack, request_id)
     assert gate.ids() == [request_id] * 3
-    gaps = [(after["started_at"] - before["ended_at"]) / 1000 for before, after in zip(event.attempts, event.attempts[1:], strict=False)]
+    gaps = [
+        (after["started_at"] - before["ended_at"]) / 1000
+        for before, after in zip(event.attempts, event.attempts[1:], strict=False)
+    ]
     for gap, wanted in zip(gaps, (60 / scale, 120 / scale), strict=True):
         assert wanted - 0.02 <= gap <= wanted + 1.5, gaps
     assert gaps[1] > gaps[0]

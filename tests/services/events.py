@@ -56,10 +56,10 @@ def events_of(stack: Stack, where: str, *values: object) -> list[Event]:
         connection.row_factory = sqlite3.Row
 
         def rows(table: str, number: int, order: str) -> list[sqlite3.Row]:
-            query = f"SELECT * FROM {table} WHERE event_id = ? ORDER BY {order}"  # noqa: S608 - names of ours
+            query = f"SELECT * FROM {table} WHERE event_id = ? ORDER BY {order}"
             return connection.execute(query, (number,)).fetchall()
 
-        found = connection.execute(f"SELECT * FROM events WHERE {where} ORDER BY id", values).fetchall()  # noqa: S608
+        found = connection.execute(f"SELECT * FROM events WHERE {where} ORDER BY id", values).fetchall()
         return [
             Event(
                 **{name: row[name] for name in Event.__annotations__ if name in row.keys()},  # noqa: SIM118 - a Row
@@ -118,7 +118,7 @@ class Gate:
         gate = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:  # noqa: N802 - http.server's name
+            def do_GET(self) -> None:
                 query = parse_qs(urlsplit(self.path).query)
                 gate._come((query.get("name") or [""])[0], query["id"][0])
                 self.send_response(200)

@@ -4,7 +4,16 @@ import pytest
 
 from dispatcher.catalog.resolving import EventConfig
 from dispatcher.clock import Clock
-from dispatcher.ledger.deciding import AGE_EXCEEDED, RETRIES_EXHAUSTED, SUCCESS, Decision, Kind, Standing, decide, too_old
+from dispatcher.ledger.deciding import (
+    AGE_EXCEEDED,
+    RETRIES_EXHAUSTED,
+    SUCCESS,
+    Decision,
+    Kind,
+    Standing,
+    decide,
+    too_old,
+)
 
 ACCEPTED = 1_700_000_000_000
 REAL = Clock()
@@ -39,9 +48,7 @@ def failed(tries: int, backoffs: int = 0, crashes: int = 0) -> Decision:
     return Decision("failed", tries, backoffs, crashes, condition=RETRIES_EXHAUSTED)
 
 
-@pytest.mark.parametrize(
-    ("tries", "backoffs", "crashes"), [(0, 0, 0), (2, 0, 0), (0, 5, 0), (1, 3, 2)], ids=lambda value: str(value)
-)
+@pytest.mark.parametrize(("tries", "backoffs", "crashes"), [(0, 0, 0), (2, 0, 0), (0, 5, 0), (1, 3, 2)], ids=str)
 def test_success_ends_it_whatever_was_before(tries: int, backoffs: int, crashes: int) -> None:
     found = after("success", tries=tries, backoffs=backoffs, crashes=crashes)
     assert found == Decision("succeeded", tries + 1, 0, crashes, condition=SUCCESS)

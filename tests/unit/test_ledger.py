@@ -4,7 +4,7 @@ import asyncio
 import json
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +27,7 @@ from dispatcher.ledger.settling import Ending, Settled, storable
 from dispatcher.sql import tables
 from dispatcher.wire.errors import AwsError
 from tests.services.postgres import PostgresServer
-from workers.contract.messages import Lane, Mode
+from workers.contract.messages import Mode
 
 ACCOUNT, REGION = "111111111111", "eu-central-1"
 QUEUE = f"arn:aws:sqs:{REGION}:{ACCOUNT}:queue"
@@ -82,7 +82,10 @@ class Bench:
 
     async def accept(self, name: str, count: int = 1, **members: Any) -> list[str]:
         """Accept that many; answers their request ids."""
-        new = [NewEvent(str(uuid.uuid4()), key(name), **{"qualifier": "", "payload": b"{}", **members}) for _ in range(count)]
+        new = [
+            NewEvent(str(uuid.uuid4()), key(name), **{"qualifier": "", "payload": b"{}", **members})
+            for _ in range(count)
+        ]
         await asyncio.gather(*(self.ledger.accept(one) for one in new))
         return [one.request_id for one in new]
 
@@ -167,7 +170,7 @@ def url(database_server: PostgresServer | None, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def run(url: str) -> Iterator[Callable[[Work], None]]:
+def run(url: str) -> Callable[[Work], None]:
     """Runs a test's coroutine with a bench on the database."""
 
     async def prepare(_target: Target) -> Ready:
@@ -180,7 +183,7 @@ def run(url: str) -> Iterator[Callable[[Work], None]]:
         finally:
             await catalog.close()
 
-    yield lambda work: asyncio.run(within(work))
+    return lambda work: asyncio.run(within(work))
 
 
 Run = Callable[[Work], None]
@@ -196,7 +199,12 @@ def test_what_comes_together_is_committed_together(run: Run) -> None:
         assert len(commits) <= 4
         assert await bench.count(tables.events) == await bench.count(tables.payloads) == len(set(ids)) == 1200
         row = await bench.row(ids[700])
-        assert (row.state, row.function, row.qualifier, row.lane) == ("queued", f"{ACCOUNT}:{REGION}:fn", "live", "event")
+        assert (row.state, row.function, row.qualifier, row.lane) == (
+            "queued",
+            f"{ACCOUNT}:{REGION}:fn",
+            "live",
+            "event",
+        )
         assert (row.size, row.attempt, row.tries, row.trace_id, row.origin) == (3, 0, 0, "Root=1", "somebody")
         assert bench.ledger.counters[f"{ACCOUNT}:{REGION}:fn", "event", "accepted"] == 1200
 
@@ -279,7 +287,10 @@ def test_each_mode_has_its_own_slots(run: Run) -> None:
         for name in "abc":
             await bench.accept(name, 5)
         done = await bench.feed({"local": 1, "docker": 3})
-        assert Counter((one.mode, one.target.spec.function) for one in done.fed) == {("local", "a"): 1, ("docker", "b"): 3}
+        assert Counter((one.mode, one.target.spec.function) for one in done.fed) == {
+            ("local", "a"): 1,
+            ("docker", "b"): 3,
+        }
         await bench.settle(done.fed[:1])
         assert len((await bench.feed({"local": 1, "docker": 3})).fed) == 1
 
@@ -304,7 +315,7 @@ def test_reserved_concurrency_counts_messages(run: Run) -> None:
 def test_replays_come_after_events(run: Run) -> None:
     async def work(bench: Bench) -> None:
         await bench.function("a")
-        await bench.accept("a", 2, lane=cast("Lane", "replay"))
+        await bench.accept("a", 2, lane="replay")
         await bench.accept("a", 2)
         done = await bench.feed({"local": 1})
         assert [one.lane for one in done.fed] == ["event"]
@@ -362,7 +373,9 @@ def test_an_aliass_configuration_is_its_own(run: Run) -> None:
     async def work(bench: Bench) -> None:
         await bench.function("a")
         await bench.catalog.write(aliases.create, key("a"), "live", "1", "", {})
-        await bench.catalog.write(event_configs.put, key("a"), "live", EventConfigChange(maximum_age_s=60, maximum_retries=0))
+        await bench.catalog.write(
+            event_configs.put, key("a"), "live", EventConfigChange(maximum_age_s=60, maximum_retries=0)
+        )
         (plain,) = await bench.accept("a")
         (live,) = await bench.accept("a", qualifier="live")
         settled = await bench.settle((await bench.feed()).fed, "function_error")
@@ -387,7 +400,12 @@ def test_what_is_too_old_ends_although_nothing_has_room(run: Run) -> None:
         done = await bench.feed({})
         assert [one.request_id for one in done.ended] == ids
         row = await bench.row(ids[3])
-        assert (row.state, row.condition, row.attempt, row.ended_at) == ("failed", "EventAgeExceeded", 0, bench.clock.ms)
+        assert (row.state, row.condition, row.attempt, row.ended_at) == (
+            "failed",
+            "EventAgeExceeded",
+            0,
+            bench.clock.ms,
+        )
         assert await bench.count(tables.attempts) == 0
 
     run(work)
@@ -489,7 +507,9 @@ def test_an_event_and_its_retries(run: Run) -> None:
             done = await bench.feed()
             assert [e.attempt for message in done.fed for e in message.events] == [number]
             result = json.dumps({"errorMessage": "x" * 2000}).encode()
-            await bench.settle(done.fed, "function_error", error_type="ValueError", error_message="x" * 2000, result=result)
+            await bench.settle(
+                done.fed, "function_error", error_type="ValueError", error_message="x" * 2000, result=result
+            )
             row = await bench.row(one)
             waited.append((row.due_at - bench.clock.ms) / 1000 if row.state == "queued" else row.state)
             bench.clock.pass_s(60 * number)
@@ -540,7 +560,10 @@ def test_an_end_and_what_follows_are_one_change(run: Run) -> None:
         (good, bad) = await bench.accept("a", 2, payload=b'{"n" : 1}')
         done = await bench.feed()
         settled = await bench.ledger.settle(
-            [bench.ending(good, 1, result=b'"ok"'), bench.ending(bad, 1, "function_error", result=b"{}", error_message="no")]
+            [
+                bench.ending(good, 1, result=b'"ok"'),
+                bench.ending(bad, 1, "function_error", result=b"{}", error_message="no"),
+            ]
         )
         assert [(one.state, one.follows) for one in settled] == [("succeeded", True), ("failed", True)]
         # A destination that is a function of this server gets an event of its own.
@@ -592,6 +615,24 @@ def test_any_words_of_a_function_can_be_settled(run: Run, text: str) -> None:
         ending = bench.ending(one, 1, "function_error", error_type=words, error_message=words)
         assert [s.state for s in await bench.ledger.settle([ending])] == ["failed"]
         assert text[-5:] in (await bench.row(one)).error_message
+
+    run(work)
+
+
+def test_any_type_of_an_error_can_be_settled(run: Run, url: str, request: pytest.FixtureRequest) -> None:
+    if url.startswith("postgresql"):
+        # Settler._ending does not cut it yet. Until then one such outcome stops the settling of all others.
+        request.applymarker(pytest.mark.xfail(strict=True, reason="the type of an error is not cut"))
+
+    async def work(bench: Bench) -> None:
+        await bench.function("a")
+        ids = await bench.accept("a", 2)
+        await bench.feed()
+        # It is indexed, and PostgreSQL's indexes take 2,700 bytes.
+        words = "".join(chr(0x4E00 + number * 7 % 20_000) for number in range(8000))
+        endings = [bench.ending(ids[0], 1), bench.ending(ids[1], 1, "function_error", error_type=words)]
+        assert [s.state for s in await bench.ledger.settle(endings)] == ["succeeded", "queued"]
+        assert words.startswith((await bench.row(ids[1])).error_type)
 
     run(work)
 

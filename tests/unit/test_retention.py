@@ -25,11 +25,15 @@ NOW_MS: Final = 1_800_000_000_000
 DAY_MS: Final = 86_400_000
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def server(request: pytest.FixtureRequest) -> PostgresServer | None:
+    return request.getfixturevalue("postgres_server") if request.param == "postgresql" else None
+
+
+@pytest.fixture
+def url(server: PostgresServer | None, tmp_path: Path) -> str:
+    if server is None:
         return f"sqlite:///{tmp_path / 'everwarm.db'}"
-    server: PostgresServer = request.getfixturevalue("postgres_server")
     return server.new_database().replace("postgresql:", "postgresql+psycopg:")
 
 
@@ -201,7 +205,7 @@ def _make_old(connection: Connection, count: int) -> None:
     ids = list(connection.execute(select(events.c.id).order_by(events.c.id).limit(count)).scalars())
     for table, column in ((events, "id"), (payloads, "event_id"), (attempts, "event_id")):
         where = table.c[column].in_(ids)
-        shift = NOW_MS * 1000 << 10
+        shift = (NOW_MS - DAY_MS) * 1000 << 10
         connection.execute(update(table).where(where).values({column: table.c[column] - shift}))
     assert connection.execute(select(func.count()).select_from(events)).scalar_one() == 300
 

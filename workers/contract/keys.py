@@ -9,7 +9,7 @@ everwarm:workers                                       zset    permanent, pruned
 everwarm:worker:<worker>                               hash    5 s                 mode, slots, host, pid: alive while it exists
 everwarm:invocation:<request id>                       hash    held: 420 s, run:   state, attempt, worker, environment of the
                                                                its timeout + 60 s, newest attempt
-                                                               void, done: 60 s
+                                                               done: 60 s, void: 60 s, of events 180 s
 everwarm:payload:<request id>[:<attempt>]              string  claim_by + 60 s     a payload over 64 KiB
 everwarm:message:<message>                             string  120 s unrenewed     the worker that has this message of events
 everwarm:outcomes                                      stream  permanent           how events' attempts ended, until the ledger knows
