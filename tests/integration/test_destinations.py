@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from dispatcher import settings
-from dispatcher.ledger import records
 from dispatcher.events.destinations import Delivery, DeliveryError, Destinations
+from dispatcher.ledger import records
 from dispatcher.ledger.records import Ending, Response
 from tests.services.aws import ACCOUNT, AwsServices, aws_services
 from tests.services.processes import free_port

@@ -13,9 +13,9 @@ from sqlalchemy import Connection, create_engine, inspect, text
 
 from dispatcher.catalog import Catalog, CatalogBusy, Failure, Ready, SchemaTooNew, Target, functions, lookups
 from dispatcher.catalog.functions import Draft
-from dispatcher.sql.migrations import STEPS, VERSION, migrate
 from dispatcher.catalog.resolving import Cache, Resolution, revision_of
 from dispatcher.catalog.rows import Code, FunctionKey, Version
+from dispatcher.sql.migrations import STEPS, VERSION, migrate
 from dispatcher.wire.errors import AwsError
 from tests.services.postgres import PostgresServer
 
