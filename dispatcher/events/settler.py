@@ -16,7 +16,7 @@ from dispatcher.background import cancel
 from dispatcher.events.loops import forever
 from dispatcher.events.sizing import Sizing
 from dispatcher.ledger import Ledger
-from dispatcher.ledger.settling import Ending, Settled, error_message, storable
+from dispatcher.ledger.settling import Ending, Settled, error_document, storable
 from dispatcher.store import connect, result_of
 from dispatcher.wire.errors import AwsError
 from workers.contract import keys
@@ -156,7 +156,11 @@ def _outcome(entry: Entry) -> Outcome | None:
 
 
 def _ending(outcome: Outcome) -> Ending:
-    failed = outcome.kind == "function_error"
+    error_type, message = outcome.error_type, outcome.message
+    if outcome.kind == "function_error":
+        found, message = error_document(outcome.payload)
+        # Clients that send no header of their own give every error the same type.
+        error_type = found if error_type in {"", "Unhandled"} and found else error_type
     return Ending(
         request_id=outcome.request_id,
         attempt=outcome.attempt,
@@ -166,8 +170,8 @@ def _ending(outcome: Outcome) -> Ending:
         worker=outcome.worker,
         environment=outcome.environment,
         version=outcome.version,
-        error_type=storable(outcome.error_type),
-        error_message=storable(error_message(outcome.payload) if failed else outcome.message),
+        error_type=storable(error_type),
+        error_message=storable(message),
         log_tail=outcome.log_tail,
         result=outcome.payload,
     )

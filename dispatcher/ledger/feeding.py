@@ -155,7 +155,7 @@ class _Turn:
         try:
             target = self._resolve(qualifier)
         except AwsError as error:
-            self._end(rows, "", str(error.code), str(error))
+            self._end(rows, "", error.code, error.message)
             return True
         if target.reserved_concurrency == 0:
             self._end(rows, ZERO_CONCURRENCY)
@@ -174,9 +174,9 @@ class _Turn:
         if target.state != "Active":
             return False
         limit = target.reserved_concurrency
+        if limit is not None and self.flight.functions[self.function] >= limit:
+            return False
         free = self.plan.most.get(mode, 0) - self.flight.messages[mode]
-        if limit is not None:
-            free = min(free, limit - self.flight.functions[self.function])
         if free <= 0 or self.flight.size >= FLIGHT_BYTES:
             self.done.full = True
             return False

@@ -28,6 +28,8 @@ COLUMNS: Final = (
     events.c.due_at, events.c.attempt, events.c.tries, events.c.backoffs, events.c.crashes, events.c.trace_id,
 )  # fmt: skip
 _MESSAGE_CHARS: Final = 1024
+#: It is in an index, and PostgreSQL's take no long ones.
+_TYPE_CHARS: Final = 256
 _ADD_ATTEMPTS: Final = hot.insert(*(attempts.name, *attempts.c.keys()))
 _CHANGE_EVENTS: Final = hot.Hot(
     "UPDATE events SET state = :state, tries = :tries, backoffs = :backoffs, crashes = :crashes, due_at = :due_at, "
@@ -133,7 +135,7 @@ class _Changes:
             {
                 "event_id": row.id, "number": ending.attempt, "kind": ending.kind, "started_at": ending.started_ms,
                 "ended_at": ending.ended_ms, "worker": ending.worker, "environment": ending.environment,
-                "version": ending.version, "error_type": ending.error_type,
+                "version": ending.version, "error_type": ending.error_type[:_TYPE_CHARS],
                 "error_message": ending.error_message[:_MESSAGE_CHARS], "log_tail": ending.log_tail,
                 "result": ending.result[: context.result_bytes], "result_size": len(ending.result),
             }
@@ -168,7 +170,7 @@ class _Changes:
             {
                 "event": row.id, "state": decision.state, "tries": decision.tries, "backoffs": decision.backoffs,
                 "crashes": decision.crashes, "due_at": decision.due_ms, "ended_at": ended_ms if over else 0,
-                "condition": decision.condition, "error_type": ending.error_type,
+                "condition": decision.condition, "error_type": ending.error_type[:_TYPE_CHARS],
                 "error_message": ending.error_message[:_MESSAGE_CHARS],
             }
         )  # fmt: skip
@@ -202,14 +204,15 @@ class _Changes:
         _CHANGE_EVENTS(self._connection, self._events)
 
 
-def error_message(result: bytes) -> str:
-    """``errorMessage`` of a function's error document; empty when it has none."""
+def error_document(result: bytes) -> tuple[str, str]:
+    """``errorType`` and ``errorMessage`` of a function's error; each empty when it has none."""
     try:
         found = json.loads(result)
     except (ValueError, RecursionError):
-        return ""
-    message = found.get("errorMessage") if isinstance(found, dict) else None
-    return message if isinstance(message, str) else ""
+        return "", ""
+    words = [found.get(name) if isinstance(found, dict) else None for name in ("errorType", "errorMessage")]
+    error_type, message = (word if isinstance(word, str) else "" for word in words)
+    return error_type, message
 
 
 def storable(text: str) -> str:

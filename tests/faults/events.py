@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -394,9 +394,9 @@ class Copies:
                 self._stop.wait(0.002)  # the workers' turn
 
 
-def each_part(count: int, parts: int) -> Iterator[int]:
-    """After which of ``count`` events to do something ``parts`` times, evenly spread."""
-    return iter(range(count // (parts + 1), count, count // (parts + 1)))
+def spread(times: int, count: int) -> list[int]:
+    """After how many of ``count`` events to do something that is done so many times."""
+    return [count * number // (times + 1) for number in range(1, times + 1)]
 
 
 def fill(path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from psycopg import sql
 
 from tests.faults.calls import wait_until_running
-from tests.faults.events import NAME, Copies, Count, Trial, each_part, fill, quick
+from tests.faults.events import NAME, Copies, Count, Trial, fill, quick, spread
 from tests.faults.test_redis import frozen
 from tests.services.postgres import PostgresServer
 from tests.services.stack import Stack
@@ -102,7 +102,7 @@ def told(request: pytest.FixtureRequest, figures: list[str]) -> Callable[[Count]
 def test_worker_killed(make_trial: Callable[..., Trial], told: Callable[[Count], None]) -> None:
     trial = make_trial()
     trial.send(EVENTS)
-    for number in each_part(EVENTS, 2):
+    for number in spread(2, EVENTS):
         trial.wait_until_run(number)
         trial.stack.restart("worker")
     told(trial.count())
@@ -111,7 +111,7 @@ def test_worker_killed(make_trial: Callable[..., Trial], told: Callable[[Count],
 def test_dispatcher_killed_after_202(make_trial: Callable[..., Trial], told: Callable[[Count], None]) -> None:
     trial = make_trial()
     senders = trial.send(EVENTS)
-    for number in each_part(EVENTS, 4):
+    for number in spread(4, EVENTS):
         senders.wait_until_accepted(number)
         trial.stack.restart("dispatcher")
     told(trial.count())
@@ -120,7 +120,7 @@ def test_dispatcher_killed_after_202(make_trial: Callable[..., Trial], told: Cal
 def test_redis_killed(make_trial: Callable[..., Trial], told: Callable[[Count], None]) -> None:
     trial = make_trial()
     trial.send(EVENTS)
-    for number in each_part(EVENTS, 2):
+    for number in spread(2, EVENTS):
         trial.wait_until_run(number)
         trial.stack.redis.restart()
     told(trial.count())
@@ -132,7 +132,7 @@ def test_all_killed_at_once(
     trial = make_trial(own_server)
     stack = trial.stack
     senders = trial.send(EVENTS)
-    for number in each_part(EVENTS, 2):
+    for number in spread(2, EVENTS):
         senders.wait_until_accepted(number)
         trial.wait_until_run(number // 4)
         stack.kill9("dispatcher")
@@ -155,7 +155,7 @@ def test_database_killed(
         pytest.skip("SQLite is no process")
     trial = make_trial(own_server)
     senders = trial.send(EVENTS)
-    for number in each_part(EVENTS, 3):
+    for number in spread(3, EVENTS):
         senders.wait_until_accepted(number)
         own_server.kill9()
         own_server.start()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.services.aws import AwsServices
-from tests.services.events import Event, event_of, events_of, send, wait_until_ended
+from tests.services.events import THROUGH_GATE, Event, Gate, event_of, events_of, send, wait_until_ended
 from tests.services.functions import Functions
 from tests.services.processes import free_port
 from tests.services.stack import Stack
@@ -148,16 +148,20 @@ def test_retries_exhausted_with_a_dead_letter_queue_too(functions: Functions, aw
     assert delivered(functions.stack, request_id, 2).state == "failed"
 
 
-def test_event_age_exceeded(functions: Functions, aws_services: AwsServices) -> None:
+def test_event_age_exceeded(functions: Functions, aws_services: AwsServices, gate: Gate) -> None:
     queue, dead = aws_services.queue(), aws_services.queue()
-    name = functions.python(SOMETIMES, DeadLetterConfig={"TargetArn": dead})
-    # The first retry is due when its time is over.
+    source = THROUGH_GATE + SOMETIMES.replace("context):", "context):\n    through_gate(event, context)")
+    name = functions.python(source, DeadLetterConfig={"TargetArn": dead})
+    event = {"fail": "once", "gate": gate.url}
+    request_id = send(functions, name, event)
+    # It is too old when its first try ends.
+    wait_until("it runs", lambda: gate.inside[""] == 1)
     configure(functions, name, failure=queue, MaximumEventAgeInSeconds=60)
-    request_id = send(functions, name, {"fail": "once"})
+    gate.open()
     found = record_in(one_message(aws_services, queue))
     assert found.pop("responsePayload")["errorMessage"] == "once"
     assert found == {
-        **record(functions, name, request_id, "EventAgeExceeded", 1, {"fail": "once"}),
+        **record(functions, name, request_id, "EventAgeExceeded", 1, event),
         "responseContext": responded(None, "Unhandled")["responseContext"],
     }
     assert one_message(aws_services, dead)["MessageAttributes"]["RequestID"]["StringValue"] == request_id
