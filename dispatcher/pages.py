@@ -15,6 +15,7 @@ from dispatcher.ledger.listing import gauges
 from dispatcher.logs import Logs
 from dispatcher.metrics import counter_lines, gauge_lines
 from dispatcher.queue import Queue
+from dispatcher.wire.errors import AwsError
 
 _SHOWN: Final = (
     "function",
@@ -33,7 +34,7 @@ _Page = Callable[["Pages", Request], Awaitable[Response]]
 
 
 def _needs_redis(page: _Page) -> _Page:
-    """503 while Redis is gone."""
+    """503 while Redis, or the database, is gone."""
 
     @wraps(page)
     async def answer(self: "Pages", request: Request) -> Response:
@@ -41,6 +42,8 @@ def _needs_redis(page: _Page) -> _Page:
             return await page(self, request)
         except (RedisError, OSError):
             return JSONResponse({"message": "Redis does not answer"}, status_code=503)
+        except AwsError as error:
+            return JSONResponse({"message": error.message}, status_code=error.status)
 
     return answer
 

@@ -27,6 +27,7 @@ from workers.contract import keys
 from workers.contract.broker import envelope, queue
 from workers.contract.messages import (
     INLINE_PAYLOAD_BYTES,
+    START_MS,
     VERSION,
     FunctionSpec,
     Invocation,
@@ -195,7 +196,7 @@ class Queue:
                 [call.slot.key, name, keys.payload(invocation.request_id)],
                 [
                     call.slot.limit, _member(sent), held_ms, message,
-                    payload if separate else b"", wait_ms + _AFTERLIFE_MS,
+                    payload if separate else b"", wait_ms + _AFTERLIFE_MS + START_MS + spec.timeout_s * 1000,
                 ],
             )  # fmt: skip
         except (RedisError, OSError) as error:

@@ -7,13 +7,11 @@ import time
 from typing import Final
 
 from workers.contract import keys
-from workers.contract.messages import FunctionSpec, Invocation, Outcome, encode
+from workers.contract.messages import START_MS, FunctionSpec, Invocation, Outcome, encode
 from workers.store import Step, Store, Unavailable
 
 #: How long a record and an unread reply outlive the end of their attempt.
 AFTERLIFE_MS: Final = 60_000
-#: Longest start of an environment: its code fetched and unpacked (330 s at most), and the first initialisation.
-START_MS: Final = 420_000
 #: A dispatcher that waits for a reply outlives a Redis restart; after this long nobody waits any more.
 _PATIENCE_S: Final = 60.0
 _PAUSE_S: Final = 0.1

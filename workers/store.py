@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import redis
+from redis._parsers.base import BaseParser
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -12,6 +13,15 @@ from workers.contract import scripts
 
 #: A command that takes longer means that Redis hangs: the caller retries or gives up.
 TIMEOUT_S = 2.0
+
+
+class WritesRefused(redis.ResponseError):
+    """Redis answers and takes no writes: its disk is full, or its replicas are gone."""
+
+
+# redis-py has no class of its own for these words, and would raise its most general one.
+BaseParser.EXCEPTION_CLASSES.update(MISCONF=WritesRefused, NOREPLICAS=WritesRefused, MASTERDOWN=WritesRefused)
+
 #: Redis is gone, hangs, is full, or does not take writes: to be waited out.
 Unavailable = (
     redis.ConnectionError,
@@ -19,6 +29,7 @@ Unavailable = (
     redis.BusyLoadingError,
     redis.OutOfMemoryError,
     redis.ReadOnlyError,
+    WritesRefused,
 )
 
 

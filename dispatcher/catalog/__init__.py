@@ -22,7 +22,7 @@ from sqlalchemy.exc import IntegrityError
 
 from dispatcher.catalog import functions
 from dispatcher.catalog.functions import Failure, Ready
-from dispatcher.catalog.resolving import SHARED_TTL_S, Cache, Target, resolve
+from dispatcher.catalog.resolving import SHARED_TTL_S, Cache, Resolution, Target, resolve
 from dispatcher.catalog.rows import FunctionKey, Version
 from dispatcher.sql.database import CatalogBusy, Database
 from dispatcher.sql.migrations import SchemaTooNew
@@ -133,6 +133,10 @@ class Catalog:
             found = await self.read(resolve, key, qualifier)
             self._cache.put(key, qualifier, found, generation)
         return found.pick(random)
+
+    def cached(self, key: FunctionKey, qualifier: str | None) -> Resolution | None:
+        """What :meth:`resolve` remembers; from any thread."""
+        return self._cache.get(key, qualifier)
 
     async def code_in_use(self) -> set[str]:
         """Hex SHA-256 of every zip that some version needs."""

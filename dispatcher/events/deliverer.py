@@ -1,13 +1,16 @@
 """The deliverer: sends what follows the end of an event, and records how that went.
 
-One target that hangs must hold up no other, so each may have a part of the threads only; and the threads are its own,
-since asyncio's few are needed for requests.
+One target that hangs must hold up no other, so each may have a part of the threads only; and the threads are its own: asyncio's
+few are needed for requests, and a pool's are waited for when the process ends.
 """
 
 import asyncio
 import logging
+import threading
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from typing import Final
 
 from dispatcher.background import cancel
@@ -15,11 +18,12 @@ from dispatcher.events.destinations import Delivery, DeliveryError, Destinations
 from dispatcher.events.loops import forever
 from dispatcher.ledger import Ledger, deliveries
 from dispatcher.ledger.deliveries import Due
+from dispatcher.ledger.following import REFUSED
 from dispatcher.ledger.settling import storable
 
 #: Sent at a time, each in a thread.
 _MANY: Final = 16
-#: A target that has so many under way gets no more; and so many are taken at a time.
+#: A target that has so many under way gets no more; and so many are taken at a time, so that it may come to one less than twice that.
 _FEW: Final = 4
 #: On PostgreSQL another dispatcher may have died with one.
 _TICK_S: Final = 5.0
@@ -35,7 +39,6 @@ class Deliverer:
         self._destinations = destinations
         self._due = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._threads = ThreadPoolExecutor(_MANY, thread_name_prefix="deliverer")
         self._under_way: dict[asyncio.Task[None], str] = {}
         """Each delivery, and its target."""
 
@@ -52,7 +55,6 @@ class Deliverer:
         if self._task is not None:
             await cancel(self._task)
         await cancel(*self._under_way)
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _step(self) -> None:
         self._due.clear()
@@ -92,7 +94,9 @@ class Deliverer:
             trace_id=due.trace_id,
         )
         try:
-            await asyncio.get_running_loop().run_in_executor(self._threads, self._destinations.send, delivery)
+            if REFUSED in due.attributes:
+                raise DeliveryError(due.attributes[REFUSED], final=True)
+            await _in_thread(partial(self._destinations.send, delivery))
         except DeliveryError as error:
             given_up = await self._ledger.write(
                 deliveries.failed, due, storable(str(error)), self._ledger.clock, final=error.final
@@ -104,3 +108,19 @@ class Deliverer:
             )
         else:
             await self._ledger.write(deliveries.delivered, [due.id], self._ledger.clock.now_ms())
+
+
+async def _in_thread(work: Callable[[], None]) -> None:
+    """Run it in a thread that nobody waits for when the process ends: it is tried again."""
+    done: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - whoever waits gets it
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    threading.Thread(target=run, name="delivery", daemon=True).start()
+    await asyncio.wrap_future(done)

@@ -24,7 +24,7 @@ from dispatcher.preparing import mode_of
 from dispatcher.store import connect, result_of, run_script
 from workers.contract import keys
 from workers.contract.broker import envelope, queue
-from workers.contract.messages import INLINE_PAYLOAD_BYTES, VERSION, Invocation, Mode, encode_batch
+from workers.contract.messages import INLINE_PAYLOAD_BYTES, START_MS, VERSION, Invocation, Mode, encode_batch
 
 if TYPE_CHECKING:
     import redis.asyncio
@@ -44,6 +44,8 @@ _VOID_MS: Final = int(_CLAIM_BY_S * 1000) + _AFTERLIFE_MS
 _YOUNG_MS: Final = 1000
 #: So many looks in a row must miss a message before it counts as lost.
 _MISSED: Final = 3
+_ABANDONED: Final = 20
+_LAG_S: Final = 2.0
 #: An attempt that has ended, by its record, and whose outcome has not come for so long: it is lost.
 _UNREAD_S: Final = 10.0
 
@@ -98,12 +100,22 @@ class Feeder:
         pause_s = _TICK_S
         if not self._queue.full and not self._queue.recovering:
             most = most_in_flight(self._queue.workers.values(), self._services.settings.sync_reserve)
+            self._full = False  # until it is known: what becomes due meanwhile must not be missed
             done = await self._ledger.feed(
-                Plan(most, self._mode_of, self._sizing.size_of, lambda: secrets.token_hex(12), self._after)
+                Plan(
+                    most,
+                    self._mode_of,
+                    self._sizing.size_of,
+                    lambda: secrets.token_hex(12),
+                    self._services.catalog.cached,
+                    self._after,
+                )
             )
             self._after, self._full = done.after, done.full
             for fed in done.fed:
                 await self._publish(fed)
+            if done.more:
+                return
             if done.next_ms is not None:
                 pause_s = min(pause_s, max(done.next_ms - self._ledger.clock.now_ms(), 1) / 1000)
         try:
@@ -125,7 +137,7 @@ class Feeder:
                 separate = len(event.payload) > INLINE_PAYLOAD_BYTES
                 payload_key = keys.payload(event.request_id, event.attempt) if separate else ""
                 if separate:
-                    pipe.set(payload_key, event.payload, px=int(_CLAIM_BY_S * 1000) + _AFTERLIFE_MS)
+                    pipe.set(payload_key, event.payload, px=_VOID_MS + START_MS + target.spec.timeout_s * 1000)
                 invocations.append(
                     Invocation(
                         request_id=event.request_id,
@@ -152,15 +164,16 @@ class Feeder:
 
     async def _look(self) -> None:
         await asyncio.sleep(_TICK_S)
-        if self._queue.recovering:
+        if self._queue.recovering or await self._settling_lags():
             return
         rows = await self._ledger.read(unfed, self._ledger.clock.now_ms() - _YOUNG_MS)
         messages = {name: list(found) for name, found in groupby(sorted(rows, key=_message), _message)}
         for gone in self._missed.keys() - messages.keys():
             del self._missed[gone]
         if not messages:
-            self._done_since.clear()
             return
+        in_flight = {(row.request_id, row.attempt) for row in rows}
+        self._done_since = {name: since for name, since in self._done_since.items() if name in in_flight}
         suspicious = await self._suspicious(messages)
         endings = [ending for name in suspicious for row in messages[name] if (ending := await self._examine(row))]
         if endings:
@@ -190,6 +203,15 @@ class Feeder:
                 suspicious.append(name)
         return suspicious
 
+    async def _settling_lags(self) -> bool:
+        """Outcomes have been waiting for a while: what they are of must not be taken for lost."""
+        oldest = await result_of(self._redis.xrange(keys.OUTCOMES, count=1))
+        if not oldest:
+            return False
+        seconds, micros = await result_of(self._redis.time())
+        lag_s: float = seconds + micros / 1e6 - int(oldest[0][0].split(b"-")[0]) / 1000
+        return lag_s > _LAG_S
+
     async def _lives(self, worker: str) -> bool:
         return worker in self._queue.workers or bool(await result_of(self._redis.exists(keys.worker(worker))))
 
@@ -204,7 +226,8 @@ class Feeder:
         found = await result_of(self._redis.hmget(record, "state", "worker", "environment"))
         state, worker, environment = ((value or b"").decode() for value in found)
         if state in {"run", "held"}:
-            if await self._lives(worker):
+            # One that lives and says no more that it has the message has ended it: Redis lost the outcome.
+            if await self._lives(worker) and self._missed[row.message] < _ABANDONED:
                 return None
             await self._forget(row)
             return self._ending(row, "died" if state == "run" else "lost", worker, environment)

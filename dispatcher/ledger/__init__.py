@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
 
 from dispatcher.clock import Clock
 from dispatcher.ledger import accepting, feeding, settling
@@ -94,7 +95,7 @@ class Ledger:
             while self._accepting:
                 batch = self._take()
                 try:
-                    await self._database.run(self._accept, [event for event, _ in batch])
+                    await self._insert_all([event for event, _ in batch])
                 except Exception as error:  # noqa: BLE001 - every caller gets it
                     failure: Exception | None = error
                 else:
@@ -105,6 +106,13 @@ class Ledger:
                         _end(future, failure)
         finally:
             self._insert = None
+
+    async def _insert_all(self, new: list[NewEvent]) -> None:
+        try:
+            await self._database.run(self._accept, new)
+        except IntegrityError:
+            # Another dispatcher had the same number, which is one in a million: they get others now.
+            await self._database.run(self._accept, new)
 
     def _take(self) -> list[tuple[NewEvent, "asyncio.Future[None]"]]:
         size, count = 0, 0

@@ -17,6 +17,7 @@ Kind = Literal["destination", "dead-letter"]
 #: A delivery that is under way belongs to whoever took it; a dispatcher that died with it holds it up for so long.
 _TAKEN_S: Final = 60.0
 _LONGEST_BACKOFF_S: Final = 300.0
+_ERROR_CHARS: Final = 1024
 #: As long as AWS keeps an event by default.
 _GIVE_UP_S: Final = 21_600.0
 
@@ -100,6 +101,7 @@ def delivered(connection: Connection, done: Sequence[int], now_ms: int) -> None:
 
 def failed(connection: Connection, due: Due, error: str, clock: Clock, *, final: bool) -> bool:
     """It did not arrive; whether it is given up. Then its event has failed, whatever it did itself, and shows why."""
+    error = error[:_ERROR_CHARS]
     now_ms = clock.now_ms()
     give_up = final or now_ms - accepted_ms(due.id) > clock.span_ms(_GIVE_UP_S)
     wait_s = min(2.0 ** (due.tries - 1), _LONGEST_BACKOFF_S)

@@ -8,7 +8,7 @@ never fill the same slots.
 
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,6 +17,7 @@ from sqlalchemy import Connection, func, select, text, update
 
 from dispatcher import lineage
 from dispatcher.catalog.resolving import Resolution, Target, resolve
+from dispatcher.catalog.rows import FunctionKey
 from dispatcher.ledger import settling
 from dispatcher.ledger.accepting import EventRow, key_of
 from dispatcher.ledger.deciding import AGE_EXCEEDED, RETRIES_EXHAUSTED, ZERO_CONCURRENCY, too_old
@@ -30,14 +31,23 @@ MESSAGE_BYTES: Final = 1 << 20
 FLIGHT_BYTES: Final = 64 << 20
 _LOCK: Final = 0x45564546
 _LANES: Final[tuple[Lane, ...]] = ("event", "replay")
-#: Function by function through the index, without touching the events between: a backlog of millions costs nothing.
+#: Flow by flow through the index, without touching the events between: a backlog of millions costs nothing.
 _WAITING: Final = text(
     "WITH RECURSIVE waiting(function) AS ("
-    "SELECT min(function) FROM events WHERE state = 'queued' UNION ALL "
+    "SELECT min(function) FROM events WHERE state = 'queued' AND function > :after UNION ALL "
     "SELECT (SELECT min(function) FROM events WHERE state = 'queued' AND function > waiting.function) "
-    "FROM waiting WHERE waiting.function IS NOT NULL) "
-    "SELECT function FROM waiting WHERE function IS NOT NULL LIMIT 10000"
+    "FROM waiting WHERE waiting.function IS NOT NULL), "
+    "lanes(lane) AS (SELECT 'event' UNION ALL SELECT 'replay') "
+    "SELECT function, lane, due_at FROM (SELECT function, lane, (SELECT min(due_at) FROM events WHERE state = 'queued' "
+    "AND events.function = waiting.function AND events.lane = lanes.lane) AS due_at FROM waiting, lanes "
+    "WHERE function IS NOT NULL) AS flows WHERE due_at IS NOT NULL ORDER BY function, lane LIMIT 10000"
 )
+#: A round ends when it has ended so many events without an attempt, or looked at so many flows: others wait for the writer.
+_MOST_ENDED: Final = 200
+_MOST_TURNS: Final = 400
+#: Where there is no room at all, so many flows are looked at for what is too old.
+_AGED_TURNS: Final = 20
+_MANY: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +61,8 @@ class Plan:
     """Function → invocations in a message."""
     name: Callable[[], str]
     """A name that no message has."""
+    cached: Callable[[FunctionKey, str | None], Resolution | None]
+    """What a function and qualifier run, if that is known without asking the database."""
     after: str
     """The function that had the last turn of the round before."""
 
@@ -84,6 +96,8 @@ class Round:
     after: str = ""
     full: bool = False
     """Something was due and found no slot."""
+    more: bool = False
+    """It was cut short: the next one can begin at once."""
     next_ms: int | None = None
     """When the next of those that wait is due."""
 
@@ -95,8 +109,10 @@ class _Flight:
     messages: Counter[str]
     functions: Counter[str]
     size: int
-    resolved: dict[tuple[str, str], Resolution] = field(default_factory=dict)
+    resolved: dict[tuple[str, str], Resolution | AwsError] = field(default_factory=dict)
     """As it stands now, once in a round: so a fixed function cures its waiting retries."""
+    blocked: dict[tuple[str, str], set[str]] = field(default_factory=dict)
+    """Flow → qualifiers that can't run now, beside which others can."""
 
 
 def feed(connection: Connection, plan: Plan, context: "settling.Context") -> Round:
@@ -104,20 +120,39 @@ def feed(connection: Connection, plan: Plan, context: "settling.Context") -> Rou
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
     flight = _flight(connection)
-    functions: Sequence[str] = connection.execute(_WAITING).scalars().all()
     done = Round(after=plan.after)
-    turns = deque(
-        (function, lane)
-        for function in [*(f for f in functions if f > plan.after), *(f for f in functions if f <= plan.after)]
-        for lane in _LANES
-    )
     now_ms = context.clock.now_ms()
-    while turns:
+    turns = deque(_flows(connection, plan.after, now_ms, done))
+    feeds = _has_room(plan, flight)
+    if not feeds:
+        turns.rotate(random.randint(0, len(turns)))  # noqa: S311 - what is too old is found sooner or later, in every flow
+    for _ in range(_MOST_TURNS if feeds else _AGED_TURNS):
+        if not turns or len(done.ended) >= _MOST_ENDED or (feeds and not _has_room(plan, flight)):
+            break
         function, lane = turns.popleft()
-        turn = _Turn(connection, plan, context, flight, done, function, lane, now_ms)
-        if turn.take():
+        done.after = function if feeds else plan.after
+        if _Turn(connection, plan, context, flight, done, function, lane, now_ms).take():
             turns.append((function, lane))
+    has_room = _has_room(plan, flight)
+    done.full = done.full or (bool(turns) and not has_room)
+    done.more = bool(done.fed or done.ended) and bool(turns) and (has_room or len(done.ended) >= _MOST_ENDED)
     return done
+
+
+def _flows(connection: Connection, after: str, now_ms: int, done: Round) -> list[tuple[str, Lane]]:
+    """What has something due, function and lane, those after ``after`` first; notes when the next is."""
+    behind = connection.execute(_WAITING, {"after": after}).all()
+    before = (
+        [row for row in connection.execute(_WAITING, {"after": ""}).all() if row.function <= after] if after else []
+    )
+    rows = [*behind, *before]
+    later = [row.due_at for row in rows if row.due_at > now_ms]
+    done.next_ms = min(later, default=None)
+    return [(row.function, row.lane) for row in rows if row.due_at <= now_ms]
+
+
+def _has_room(plan: Plan, flight: "_Flight") -> bool:
+    return flight.size < FLIGHT_BYTES and any(most > flight.messages[mode] for mode, most in plan.most.items())
 
 
 def _flight(connection: Connection) -> _Flight:
@@ -147,64 +182,82 @@ class _Turn:
 
     def take(self) -> bool:
         """Whether it may have another turn in this round."""
-        rows = self._due()
+        rows = self._due(self.plan.size_of(self.function))
         if not rows:
             return False
         qualifier: str = rows[0].qualifier
         rows = [row for row in rows if row.qualifier == qualifier]
-        try:
-            target = self._resolve(qualifier)
-        except AwsError as error:
-            self._end(rows, "", error.code, error.message)
-            return True
-        if target.reserved_concurrency == 0:
-            self._end(rows, ZERO_CONCURRENCY)
-            return True
-        arn = target.spec.arn
-        looping = [row for row in rows if lineage.is_loop(row.trace_id, arn)]
-        if looping:
-            self._end(looping, RETRIES_EXHAUSTED, lineage.ERROR, lineage.MESSAGE)
-            return True
-        config = target.event_config
-        old = [row for row in rows if too_old(accepted_ms(row.id), config, self.now_ms, self.context.clock)]
-        if old:
-            self._end(old, AGE_EXCEEDED)
+        target = self._resolve(qualifier)
+        if isinstance(target, AwsError) or any(self._end_of(row, target) for row in rows):
+            self._end_what_may_not_run(target, qualifier)
             return True
         mode = self.plan.mode_of(target)
-        if target.state != "Active":
-            return False
         limit = target.reserved_concurrency
-        if limit is not None and self.flight.functions[self.function] >= limit:
+        if (limit is not None and self.flight.functions[self.function] >= limit) or mode not in self.plan.most:
             return False
-        free = self.plan.most.get(mode, 0) - self.flight.messages[mode]
-        if free <= 0 or self.flight.size >= FLIGHT_BYTES:
+        if target.state != "Active":
+            self.flight.blocked.setdefault((self.function, self.lane), set()).add(qualifier)
+            return True
+        if self.plan.most[mode] <= self.flight.messages[mode] or self.flight.size >= FLIGHT_BYTES:
             self.done.full = True
             return False
         self._feed(self._fitting(rows), target, mode)
         return True
 
-    def _resolve(self, qualifier: str) -> Target:
+    def _resolve(self, qualifier: str) -> Target | AwsError:
         name = (self.function, qualifier)
         found = self.flight.resolved.get(name)
         if found is None:
-            found = self.flight.resolved[name] = resolve(self.connection, key_of(self.function), qualifier or None)
-        return found.pick(random.random)
+            key = key_of(self.function)
+            try:
+                found = self.plan.cached(key, qualifier or None) or resolve(self.connection, key, qualifier or None)
+            except AwsError as error:
+                found = error
+            self.flight.resolved[name] = found
+        return found if isinstance(found, AwsError) else found.pick(random.random)
 
-    def _due(self) -> Sequence[EventRow]:
+    def _due(self, most: int) -> Sequence[EventRow]:
         query = (
             select(*settling.COLUMNS)
-            .where(events.c.state == "queued", events.c.function == self.function, events.c.lane == self.lane)
+            .where(
+                events.c.state == "queued",
+                events.c.function == self.function,
+                events.c.lane == self.lane,
+                events.c.due_at <= self.now_ms,
+            )
             .order_by(events.c.due_at, events.c.id)
-            .limit(max(self.plan.size_of(self.function), 1))
+            .limit(max(most, 1))
         )
+        blocked = self.flight.blocked.get((self.function, self.lane))
+        if blocked:
+            query = query.where(events.c.qualifier.not_in(sorted(blocked)))
         if self.connection.dialect.name == "postgresql":
             query = query.with_for_update(skip_locked=True)
-        rows = self.connection.execute(query).all()
-        due = [row for row in rows if row.due_at <= self.now_ms]
-        if len(due) < len(rows):
-            later = rows[len(due)].due_at
-            self.done.next_ms = later if self.done.next_ms is None else min(later, self.done.next_ms)
-        return due
+        return self.connection.execute(query).all()
+
+    def _end_of(self, row: EventRow, target: Target) -> tuple[str, str, str] | None:
+        """Condition, type and message of the error, when the event ends without another attempt."""
+        if target.reserved_concurrency == 0:
+            return ZERO_CONCURRENCY, "", ""
+        if too_old(accepted_ms(row.id), target.event_config, self.now_ms, self.context.clock):
+            return AGE_EXCEEDED, "", ""
+        if lineage.is_loop(row.trace_id, target.spec.arn):
+            return RETRIES_EXHAUSTED, lineage.ERROR, lineage.MESSAGE
+        return None
+
+    def _end_what_may_not_run(self, target: Target | AwsError, qualifier: str) -> None:
+        """What has nothing to run, may not, or has waited for too long; of a large backlog a part in each turn."""
+        ends: dict[tuple[str, str, str], list[EventRow]] = {}
+        for row in self._due(_MANY):
+            if row.qualifier == qualifier:
+                # Without a function there is no condition of AWS's, and nobody to be told.
+                end = ("", target.code, target.message) if isinstance(target, AwsError) else self._end_of(row, target)
+                if end is not None:
+                    ends.setdefault(end, []).append(row)
+        for (condition, error_type, message), rows in ends.items():
+            self.done.ended += settling.end(
+                self.connection, rows, condition, error_type, message, self.now_ms, self.context
+            )
 
     def _fitting(self, rows: Sequence[EventRow]) -> list[EventRow]:
         """The first of them whose payloads fit into one message; one always does."""
@@ -229,15 +282,9 @@ class _Turn:
         bodies = {row.event_id: bytes(row.payload) for row in found}
         fed = [FedEvent(row.request_id, row.attempt + 1, bodies[row.id], row.trace_id) for row in rows]
         self.done.fed.append(Fed(message, mode, self.lane, target, fed))
-        self.done.after = self.function
         self.flight.messages[mode] += 1
         self.flight.functions[self.function] += 1
         self.flight.size += sum(row.size for row in rows)
-
-    def _end(self, rows: Iterable[EventRow], condition: str, error_type: str = "", message: str = "") -> None:
-        self.done.ended += settling.end(
-            self.connection, list(rows), condition, error_type, message, self.now_ms, self.context
-        )
 
 
 def unfed(connection: Connection, older_than_ms: int) -> list[EventRow]:

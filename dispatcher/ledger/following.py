@@ -6,7 +6,7 @@ Another function of this server is invoked by a new event in the same transactio
 import json
 import uuid
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from sqlalchemy import Connection, insert, select
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: ``arn:aws:lambda:<region>:<account>:function:<name>[:<qualifier>]``
 _LAMBDA_PARTS = 7
+#: Attribute of a delivery that must not be made, and fails with this reason.
+REFUSED: Final = "refused"
 
 
 def follow(
@@ -32,8 +34,11 @@ def follow(
     config: EventConfig,
     ending: "Ending | None",
     context: "Context",
+    error: str = "",
 ) -> bool:
-    """Write down what is to be delivered; whether there is anything. ``ending``: of the last attempt, if there was one."""
+    """Write down what is to be delivered; whether there is anything. ``ending``: of the last attempt, if there was one; ``error``:
+    why there was none.
+    """
     success = decision.state == "succeeded"
     destination = config.on_success if success else config.on_failure
     dead_letter = "" if success else config.dead_letter
@@ -44,7 +49,7 @@ def follow(
         record = records.destination_record(_ended(connection, row, decision, ending, payload, context))
         _send(connection, row, destination, record, context)
     if dead_letter:
-        message = ending.error_message if ending is not None else decision.condition
+        message = ending.error_message if ending is not None else error or decision.condition
         body, attributes = records.dead_letter(payload, row.request_id, message)
         _deliver(connection, row, "dead-letter", dead_letter, body, attributes, context)
     return True
@@ -67,7 +72,7 @@ def _ended(
         row.request_id,
         function_arn(row.function, row.qualifier),
         cast("records.Condition", decision.condition),
-        decision.tries,
+        decision.tries + decision.crashes,
         payload,
         _response(connection, row, ending),
         datetime.fromtimestamp(context.clock.now_ms() / 1000, UTC),
@@ -96,12 +101,16 @@ def _send(connection: Connection, row: EventRow, target: str, record: bytes, con
         _deliver(connection, row, "destination", target, record, {}, context)
         return
     key = FunctionKey(parts[4], parts[3], parts[6])
+    trace_id = lineage.follow(row.trace_id, key.arn(None))
+    if lineage.is_loop(trace_id, key.arn(None)):
+        _deliver(connection, row, "destination", target, record, {REFUSED: lineage.MESSAGE}, context)
+        return
     event = NewEvent(
         str(uuid.uuid4()),
         key,
         parts[7] if len(parts) > _LAMBDA_PARTS else "",
         record,
-        lineage.follow(row.trace_id, key.arn(None)),
+        trace_id,
         origin=f"destination:{key_of(row.function).name}",
         parent=row.request_id,
     )

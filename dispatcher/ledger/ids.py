@@ -1,15 +1,15 @@
-"""Numbers of events: microseconds since 1970, and ten bits that tell dispatchers apart.
+"""Numbers of events: microseconds since 1970, and ten random bits, since there may be other dispatchers.
 
 They grow with the time of acceptance, so the ledger's order, its ``since`` and ``until`` and its retention by age need no
 index of their own.
 """
 
-import secrets
+import random
 import threading
 import time
 from typing import Final
 
-_NODE_BITS: Final = 10
+_RANDOM_BITS: Final = 10
 
 
 class Ids:
@@ -17,21 +17,20 @@ class Ids:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._node = secrets.randbits(_NODE_BITS)
         self._last_us = 0
 
     def next(self) -> int:
         """A number that no event has."""
         with self._lock:
             self._last_us = max(time.time_ns() // 1000, self._last_us + 1)
-            return self._last_us << _NODE_BITS | self._node
+            return self._last_us << _RANDOM_BITS | random.getrandbits(_RANDOM_BITS)
 
 
 def accepted_ms(event_id: int) -> int:
     """When the event was accepted, in milliseconds since 1970."""
-    return (event_id >> _NODE_BITS) // 1000
+    return (event_id >> _RANDOM_BITS) // 1000
 
 
 def first_of(at_ms: int) -> int:
     """No event that was accepted at ``at_ms`` or later has a smaller number."""
-    return at_ms * 1000 << _NODE_BITS
+    return at_ms * 1000 << _RANDOM_BITS

@@ -175,7 +175,13 @@ class _Changes:
             }
         )  # fmt: skip
         follows = over and following.follow(
-            self._connection, row, decision, config, ending if attempted else None, self._context
+            self._connection,
+            row,
+            decision,
+            config,
+            ending if attempted else None,
+            self._context,
+            ending.error_message,
         )
         return Settled(
             row.request_id,

@@ -231,13 +231,13 @@ class _Single:
                     ended.append(self._do(connection, work, alone=len(works) == 1))
                 if len(works) == 1 and ended[0][2] is not None:
                     raise ended[0][2]  # rolls back
-            for work, _, error in ended:
-                if error is None:
-                    work.committed()
         except BaseException as error:  # noqa: BLE001 - whoever waits gets it
             # What had failed before keeps its own reason; nothing else is on disk.
             failed = {id(work): reason for work, _, reason in ended if reason is not None}
             return [(work, None, failed.get(id(work), error)) for work in works]
+        for work, _, failure in ended:
+            if failure is None:
+                work.committed()
         return ended
 
     @staticmethod
@@ -272,16 +272,21 @@ def _sqlite(url: URL) -> Database:
     try:
         # Environment variables of functions are secrets: nobody else reads the file.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        engine = create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
+        engine = _sqlite_engine(url)
     except BaseException:
         os.close(lock)
         raise
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_immediate)
-    reading = create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
+    reading = _sqlite_engine(url)
     event.listen(reading, "connect", _configure_reader)
     event.listen(reading, "begin", _begin)
     return Database(engine, _Single(engine), _Pool(reading, 1, "reader"), lock)
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    # Errors go into the log; the values in a statement are payloads, and variables of functions.
+    return create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False}, hide_parameters=True)
 
 
 def _take_lock(path: Path) -> int:
@@ -329,6 +334,7 @@ def _postgresql(url: URL) -> Database:
         pool_size=_POSTGRESQL_THREADS,
         max_overflow=0,
         pool_pre_ping=True,
+        hide_parameters=True,
         # A server that is gone without a word must not hold a thread for ever.
         connect_args={"connect_timeout": _CONNECT_TIMEOUT_S, "tcp_user_timeout": _SILENCE_MS},
     )

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 from sqlalchemy import event as sqlalchemy_event
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from dispatcher import lineage
 from dispatcher.catalog import Catalog, Ready, Target, aliases, concurrency, event_configs, functions
@@ -100,6 +100,7 @@ class Bench:
             mode_of,
             lambda function: self.sizes.get(function.rpartition(":")[2], 1),
             lambda: next(self._names),
+            self.catalog.cached,
             self.after,
         )
         done = await self.ledger.feed(plan)
@@ -463,6 +464,62 @@ def test_a_loop_is_stopped_and_the_rest_of_its_message_goes_on(run: Run) -> None
         assert ids_of(done.fed) == [first, last]
         assert [(one.request_id, one.condition) for one in done.ended] == [(loop, "RetriesExhausted")]
         assert (await bench.row(loop)).error_type == "RecursiveInvocationException"
+
+    run(work)
+
+
+def test_two_functions_that_catch_each_others_failures_end(run: Run) -> None:
+    """Ends without an attempt cause events too: no chain of them goes on for ever."""
+
+    async def work(bench: Bench) -> None:
+        for name in "ab":
+            await bench.function(name)
+            await bench.catalog.write(concurrency.put, key(name), 0, 1000, 100)
+        for name, other in (("a", "b"), ("b", "a")):
+            change = EventConfigChange(on_failure=key(other).arn(None))
+            await bench.catalog.write(event_configs.put, key(name), None, change)
+        await bench.accept("a")
+        for _ in range(100):
+            await bench.feed()
+        assert await bench.count(tables.events) == 2 * lineage.MOST + 1
+        query = select(tables.deliveries.c.attributes)
+        (refused,) = await bench.ledger.read(lambda connection: list(connection.execute(query).scalars()))
+        assert lineage.MESSAGE in refused
+
+    run(work)
+
+
+def test_a_backlog_that_may_not_run_is_ended_in_parts(run: Run) -> None:
+    async def work(bench: Bench) -> None:
+        await bench.function("a")
+        await bench.function("b")
+        await bench.accept("a", 1000)
+        await bench.accept("b")
+        await bench.catalog.write(concurrency.put, key("a"), 0, 1000, 100)
+        first = await bench.feed()
+        assert names_of(first.fed) == ["b"]
+        assert 100 <= len(first.ended) <= 300
+        assert first.more
+        rounds = 1
+        while (await bench.feed()).more:
+            rounds += 1
+        assert rounds < 12
+        assert await bench.count(tables.events) == 1001
+
+    run(work)
+
+
+def test_what_is_not_ready_stands_in_nobodys_way(run: Run) -> None:
+    async def work(bench: Bench) -> None:
+        await bench.function("a")
+        await bench.accept("a", qualifier="1")
+        await bench.accept("a")
+        pending = update(tables.versions).where(tables.versions.c.number == 1).values(state="Pending")
+        await bench.catalog.write(lambda connection, _: connection.execute(pending), key("a"))
+        assert [one.target.executed_version for one in (await bench.feed()).fed] == ["$LATEST"]
+        active = update(tables.versions).where(tables.versions.c.number == 1).values(state="Active")
+        await bench.catalog.write(lambda connection, _: connection.execute(active), key("a"))
+        assert [one.target.executed_version for one in (await bench.feed()).fed] == ["1"]
 
     run(work)
 

@@ -10,7 +10,8 @@ everwarm:worker:<worker>                               hash    5 s              
 everwarm:invocation:<request id>                       hash    held: 420 s, run:   state, attempt, worker, environment of the
                                                                its timeout + 60 s, newest attempt
                                                                done: 60 s, void: 60 s, of events 180 s
-everwarm:payload:<request id>[:<attempt>]              string  claim_by + 60 s     a payload over 64 KiB
+everwarm:payload:<request id>[:<attempt>]              string  its end; claim_by,  a payload over 64 KiB
+                                                               a start and its timeout
 everwarm:message:<message>                             string  120 s unrenewed     the worker that has this message of events
 everwarm:outcomes                                      stream  permanent           how events' attempts ended, until the ledger knows
 everwarm:concurrency:<account>:<region>                zset    its last deadline   unreserved attempts → deadline (ms)

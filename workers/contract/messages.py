@@ -12,6 +12,8 @@ import msgspec
 VERSION: Final = 1
 #: Payloads over this many bytes travel as their own Redis key (see ``keys.payload``).
 INLINE_PAYLOAD_BYTES: Final = 64 * 1024
+#: Longest start of an environment: its code fetched and unpacked (330 s at most), and the first initialisation.
+START_MS: Final = 420_000
 
 Mode = Literal["local", "docker", "docker-reuse"]
 Lane = Literal["sync", "event", "replay"]
