@@ -103,7 +103,7 @@ async def _parts(settings: DispatcherSettings) -> AsyncIterator[tuple[Services, 
             Clock(settings.time_scale),
             retry_base_s=settings.retry_base_s,
             result_bytes=settings.result_max_bytes,
-            directory=None if catalog.shared else settings.data_dir,
+            directory=catalog.database.directory,
         )
         stack.push_async_callback(ledger.close)
         services = Services(catalog, code, queue, Admission(catalog, settings), settings, ledger, default_mode)

@@ -77,6 +77,12 @@ class Database:
         """Whether other processes may write too."""
         return self._lock is None
 
+    @property
+    def directory(self) -> Path | None:
+        """Where its files are; None: that is a server's business."""
+        name = self._engine.url.database
+        return Path(name).parent if self._lock is not None and name else None
+
     async def run(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """``work(connection, …)`` in a transaction that is committed (with fsync) when this returns.
 

@@ -254,7 +254,8 @@ def test_stopped_workers_events_are_fed_again_at_once(
     count = trial.count()
     told(count)
     assert count.attempts.get("interrupted")
-    assert count.attempts.keys() <= {"success", "interrupted", "lost"}
+    # What was not begun yet was put back into the queue, or given back: nobody had to find out.
+    assert count.attempts.keys() <= {"success", "interrupted"}
 
 
 def _database_on(disk: Path, server: PostgresServer) -> str:

@@ -249,8 +249,9 @@ def test_functions_that_are_each_others_destination_are_stopped(functions: Funct
     where = f"(function LIKE '%:{first}' OR function LIKE '%:{second}')"
     wait_until("the chain was stopped", lambda: events_of(functions.stack, f"{where} AND state = 'failed'"), 60)
     found = events_of(functions.stack, where)
-    assert [event.state for event in found] == ["succeeded"] * 32 + ["failed"]
-    assert found[-1].error_type == "RecursiveInvocationException"
+    assert [event.state for event in found] == ["succeeded"] * 31 + ["failed"]
+    assert found[-1].error_type == "DestinationDeliveryFailed"
+    assert "recursive loop" in found[-1].error_message
 
 
 # --- when it does not arrive ---

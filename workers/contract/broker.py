@@ -83,6 +83,10 @@ class Channel(redis.Channel):  # type: ignore[misc] # kombu has no types
     polls: Polls | None = None
     from_transport_options = (*redis.Channel.from_transport_options, "polls")
 
+    def _restore(self, message: Any, leftmost: bool = False) -> None:  # noqa: ARG002 - kombu says where it wants it
+        """Back into its queue: kombu's own looks for the copy in Redis, which there is none of, and would drop it."""
+        virtual.Channel._restore(self, message)
+
     def _brpop_start(self, timeout: float | None = None) -> None:
         super()._brpop_start(timeout)
         # Without queues it has sent nothing.
