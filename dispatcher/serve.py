@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import hmac
 import logging
@@ -50,6 +51,9 @@ async def _serve(settings: DispatcherSettings) -> None:
         pages = Pages(services.queue, logs, services.ledger, services.default_mode).routes()
         pages += InvocationPages(services.ledger, Canceller(services.ledger, redis)).routes()
         app = create_app(services, settings, pages=pages + services.code.routes(), function_secret=secret)
+        # What is there by now stays, and needs no looking through for garbage (see workers.app).
+        gc.collect()
+        gc.freeze()
         await _Server(server_config(app, settings), services.queue, logs, settings.drain_s).serve()
 
 

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from dispatcher.sql.tables import events as _events
 from tests.bench import bare, cold, warm
-from tests.bench.table import Line, _number, latency, table
+from tests.bench.table import Line, latency, number_text, table
 from tests.services.stack import Stack
 from tests.services.waiting import wait_until
 
@@ -82,12 +82,12 @@ class _Figure:
         """Those of a row of the table."""
         beside, ratio, verdict = "", "", ""
         if self.bare is not None:
-            beside, ratio = _number(self.bare, self.unit), f"{self.everwarm / self.bare:.2f}"
+            beside, ratio = number_text(self.bare, self.unit), f"{self.everwarm / self.bare:.2f}"
         if self.target is not None:
             # The verdict of a ratio to 1 is that of the figure itself.
             verdict = Line("", 1, self.everwarm, "", self.target, at_least=self.at_least).verdict
             verdict = verdict.replace(f"{self.target:g}", f"{self.target:,.0f}{self.unit}", 1)
-        return self.title, beside, _number(self.everwarm, self.unit), ratio, verdict
+        return self.title, beside, number_text(self.everwarm, self.unit), ratio, verdict
 
 
 _Row = Line | _Figure
@@ -106,7 +106,7 @@ def measure(size: Size, directory: Path, threads: int, program: cold.Program, st
 
 
 def _cells(line: Line) -> tuple[str, str, str, str, str]:
-    bare_figure, everwarm = _number(line.bare, line.unit), _number(line.everwarm, line.unit)
+    bare_figure, everwarm = number_text(line.bare, line.unit), number_text(line.everwarm, line.unit)
     return line.title, bare_figure, everwarm, f"{line.ratio:.2f}", line.verdict
 
 

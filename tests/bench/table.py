@@ -71,13 +71,13 @@ def table(lines: Sequence[Row], caption: str) -> Table:
             continue
         found.add_row(
             line.title,
-            _number(line.bare, line.unit),
-            _number(line.everwarm, line.unit),
+            number_text(line.bare, line.unit),
+            number_text(line.everwarm, line.unit),
             f"{line.ratio:.2f}",
             line.verdict,
         )
     return found
 
 
-def _number(value: float, unit: str) -> str:
+def number_text(value: float, unit: str) -> str:
     return f"{value:,.0f}{unit}" if value >= 100 else f"{value:.2f}{unit}"
