@@ -28,7 +28,7 @@ _CONFIG: Final = Config(
     request_checksum_calculation="when_required",
 )
 #: botocore's session variables that make it look at files and profiles, pointed at nothing.
-_NO_PROFILES: Final[dict[str, Any]] = {
+NO_PROFILES: Final[dict[str, Any]] = {
     "profile": (None, None, None, None),
     "config_file": (None, None, os.devnull, None),
     "credentials_file": (None, None, os.devnull, None),
@@ -82,7 +82,7 @@ def _own_client(endpoint: str, access_key: str, secret_key: str, region: str) ->
         aws_access_key_id=access_key,
         aws_secret_access_key=secret_key,
         region_name=region,
-        botocore_session=botocore.session.Session(session_vars=_NO_PROFILES),
+        botocore_session=botocore.session.Session(session_vars=NO_PROFILES),
     )
     return session.client("s3", endpoint_url=endpoint, config=_CONFIG)
 

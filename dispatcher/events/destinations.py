@@ -5,7 +5,6 @@ in ``dispatcher.objects``, requests go to the endpoints of the settings with the
 roles and the ``AWS_*`` variables are only read with ``EVERWARM_REAL_AWS=1`` and no endpoint of one's own.
 """
 
-import os
 import re
 import threading
 from collections.abc import Iterator
@@ -32,6 +31,7 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.parsers import ResponseParserError
 
 from dispatcher.ledger import records
+from dispatcher.objects import NO_PROFILES
 from dispatcher.settings import DispatcherSettings
 
 Service = Literal["sqs", "sns", "events", "s3"]
@@ -40,17 +40,11 @@ _CONFIG: Final = Config(
     connect_timeout=5,
     read_timeout=10,
     retries={"total_max_attempts": 1},  # the ledger tries again
-    max_pool_connections=32,  # as many as asyncio has threads
+    max_pool_connections=32,
     s3={"addressing_style": "path"},
     response_checksum_validation="when_required",
     request_checksum_calculation="when_required",
 )
-#: botocore's session variables that make it look at files and profiles, pointed at nothing.
-_NO_PROFILES: Final[dict[str, Any]] = {
-    "profile": (None, None, None, None),
-    "config_file": (None, None, os.devnull, None),
-    "credentials_file": (None, None, os.devnull, None),
-}
 #: Service in an ARN → what people call it, and in the name of its variable.
 _NAMES: Final[dict[Service, str]] = {"sqs": "SQS", "sns": "SNS", "events": "EventBridge", "s3": "S3"}
 _ARN: Final = re.compile(
@@ -199,7 +193,7 @@ class Destinations:
             aws_access_key_id=settings.s3_access_key if own_s3 else settings.aws_access_key,
             aws_secret_access_key=settings.s3_secret_key if own_s3 else settings.aws_secret_key,
             region_name=region or settings.s3_region,
-            botocore_session=botocore.session.Session(session_vars=_NO_PROFILES),
+            botocore_session=botocore.session.Session(session_vars=NO_PROFILES),
         )
         return session.client(service, endpoint_url=endpoint, config=_CONFIG)
 

@@ -32,21 +32,6 @@ def draft(sha256: str = "ab", **config: Any) -> Draft:
     return Draft({**CONFIG, **config}, Code(sha256=sha256, size=10), {})
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
-def database_server(request: pytest.FixtureRequest) -> PostgresServer | None:
-    if request.param == "sqlite":
-        return None
-    server: PostgresServer = request.getfixturevalue("postgres_server")
-    return server
-
-
-@pytest.fixture
-def url(database_server: PostgresServer | None, tmp_path: Path) -> str:
-    if database_server is not None:
-        return database_server.new_database()
-    return f"sqlite:///{tmp_path / 'everwarm.db'}"
-
-
 def using(url: str, work: Callable[[Catalog], Awaitable[T]], **options: Any) -> T:
     async def run() -> T:
         catalog = await Catalog.open(url, **options)

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,21 +21,6 @@ CONFIG: dict[str, Any] = {
     "Runtime": "python3.12", "Handler": "h.h", "Timeout": 3, "MemorySize": 128, "EphemeralStorage": {"Size": 512},
     "Architectures": ["x86_64"], "PackageType": "Zip", "LoggingConfig": {"LogGroup": "/aws/lambda/fn"},
 }  # fmt: skip
-
-
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
-def database_server(request: pytest.FixtureRequest) -> PostgresServer | None:
-    if request.param == "sqlite":
-        return None
-    server: PostgresServer = request.getfixturevalue("postgres_server")
-    return server
-
-
-@pytest.fixture
-def url(database_server: PostgresServer | None, tmp_path: Path) -> str:
-    if database_server is not None:
-        return database_server.new_database()
-    return f"sqlite:///{tmp_path / 'everwarm.db'}"
 
 
 def using(url: str, work: Callable[[Catalog], Awaitable[None]]) -> None:

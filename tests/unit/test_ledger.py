@@ -155,21 +155,6 @@ def ids_of(fed: Sequence[Fed]) -> list[str]:
     return [one.request_id for message in fed for one in message.events]
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
-def database_server(request: pytest.FixtureRequest) -> PostgresServer | None:
-    if request.param == "sqlite":
-        return None
-    server: PostgresServer = request.getfixturevalue("postgres_server")
-    return server
-
-
-@pytest.fixture
-def url(database_server: PostgresServer | None, tmp_path: Path) -> str:
-    if database_server is not None:
-        return database_server.new_database()
-    return f"sqlite:///{tmp_path / 'everwarm.db'}"
-
-
 @pytest.fixture
 def run(url: str) -> Callable[[Work], None]:
     """Runs a test's coroutine with a bench on the database."""
