@@ -9,7 +9,7 @@ import pytest
 
 from tests.conformance.test_output import stored_log
 from tests.conformance.test_results import report_of
-from tests.services.calls import wait_until_running
+from tests.services.calls import states, wait_until_running
 from tests.services.docker import settings_of
 from tests.services.events import event_of, result_of, send, wait_until_ended
 from tests.services.functions import Functions
@@ -130,3 +130,22 @@ def handler(event, context):
     assert (event.state, event.tries, event.kinds, result_of(event)) == (
         "succeeded", 1, ["interrupted", "success"], "done",
     )  # fmt: skip
+
+
+def test_a_running_one_is_cancelled_and_the_next_runs(functions: Functions) -> None:
+    source = """
+import time
+def handler(event, context):
+    time.sleep(event["s"])
+    return "done"
+"""
+    name = functions.python(source, Timeout=60)
+    request_id = send(functions, name, {"s": 50})
+    wait_until_running(functions, name)
+    status, body = functions.stack.post(f"/_everwarm/invocations/{request_id}/cancel")
+    assert status == 200, body
+    assert event_of(functions.stack, request_id).state == "cancelled"
+    wait_until("its environment is gone", lambda: "leased" not in states(functions, name), 20)
+    event = wait_until_ended(functions.stack, send(functions, name, {"s": 0}), 60)
+    assert (event.state, result_of(event)) == ("succeeded", "done")
+    assert event_of(functions.stack, request_id).state == "cancelled"

@@ -2,8 +2,6 @@
 
 import json
 import sqlite3
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -14,7 +12,7 @@ import pytest
 from tests.services.commands import Done, everwarm
 from tests.services.events import THROUGH_GATE, Gate, event_of, send, wait_until_ended
 from tests.services.functions import Functions
-from tests.services.stack import Stack
+from tests.services.stack import ACCOUNT, Stack
 from tests.services.waiting import wait_until
 
 #: Answers ``n``, fails with ``error``, sleeps for ``s`` seconds, or waits at the gate.
@@ -60,12 +58,8 @@ def listed(stack: Stack, **filters: str) -> list[str]:
 
 
 def post(stack: Stack, path: str, body: bytes = b"{}") -> tuple[int, Any]:
-    request = urllib.request.Request(f"{stack.endpoint}/_everwarm/invocations/{path}", body, method="POST")
-    try:
-        with urllib.request.urlopen(request, timeout=20) as response:
-            return response.status, json.loads(response.read())
-    except urllib.error.HTTPError as error:
-        return error.code, json.loads(error.read())
+    status, answer = stack.post(f"/_everwarm/invocations/{path}", body)
+    return status, json.loads(answer)
 
 
 def refused(stack: Stack, **query: str) -> str:
@@ -225,3 +219,18 @@ def test_mistakes(stack: Stack) -> None:
         done = command(stack, "cancel", *arguments)
         assert done.status == 2
         assert "name a REQUEST_ID, or filters, or --all" in done.err
+
+
+def test_metrics_tell_what_waits_and_what_became_of_the_rest(stack: Stack, functions: Functions) -> None:
+    name = functions.python(WORK)
+    wait_until_ended(stack, send(functions, name, {"n": 1}))
+    functions.client.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=0)
+    wait_until_ended(stack, send(functions, name, {"n": 2}))
+    labels = f'account="{ACCOUNT}",region="us-east-1",function="{name}",lane="event"'
+    status, text = stack.get("/_everwarm/metrics")
+    assert status == 200
+    lines = text.decode().splitlines()
+    for what, count in (("accepted", 2), ("succeeded", 1), ("failed", 1)):
+        assert f'everwarm_events_total{{{labels},what="{what}"}} {count}' in lines
+    assert f'everwarm_event_attempts_total{{{labels},kind="success"}} 1' in lines
+    assert not [line for line in lines if line.startswith("everwarm_events_queued") and name in line]

@@ -200,8 +200,16 @@ class Stack:
 
     def get(self, path: str) -> tuple[int, bytes]:
         """Status and body of a page; status 0 when nobody listens."""
+        return self._ask(urllib.request.Request(self.endpoint + path))
+
+    def post(self, path: str, body: bytes = b"{}") -> tuple[int, bytes]:
+        """As :meth:`get`, with a body."""
+        return self._ask(urllib.request.Request(self.endpoint + path, body, method="POST"))
+
+    @staticmethod
+    def _ask(request: urllib.request.Request) -> tuple[int, bytes]:
         try:
-            with urllib.request.urlopen(self.endpoint + path, timeout=5) as response:
+            with urllib.request.urlopen(request, timeout=20) as response:
                 return response.status, response.read()
         except urllib.error.HTTPError as error:
             return error.code, error.read()
