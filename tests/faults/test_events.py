@@ -17,6 +17,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from dispatcher.events.sizing import MOST
 from tests.faults.calls import wait_until_running
 from tests.faults.events import NAME, Copies, Count, Trial, fill, quick, spread
 from tests.faults.test_redis import frozen
@@ -254,8 +255,10 @@ def test_stopped_workers_events_are_fed_again_at_once(
     count = trial.count()
     told(count)
     assert count.attempts.get("interrupted")
-    # What was not begun yet was put back into the queue, or given back: nobody had to find out.
-    assert count.attempts.keys() <= {"success", "interrupted"}
+    # A message that is on its way to the worker in the moment it stops may be gone (celery issue 7950); it is found and fed
+    # again. Everything else went back at once.
+    assert count.attempts.keys() <= {"success", "interrupted", "lost"}
+    assert count.attempts.get("lost", 0) <= 2 * MOST
 
 
 def _database_on(disk: Path, server: PostgresServer) -> str:

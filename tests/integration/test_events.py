@@ -3,12 +3,13 @@
 import json
 import statistics
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from http.client import HTTPConnection
 from itertools import pairwise
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -55,13 +56,13 @@ def make_functions(make_stack: Callable[..., Stack]) -> Callable[..., Functions]
 
 def post(functions: Functions, path: str, body: bytes, **headers: str) -> tuple[int, Any, bytes]:
     """Status, headers and body."""
-    request = urllib.request.Request(functions.stack.endpoint + path, body, headers, method="POST")
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return answer.status, answer.headers, answer.read()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.headers, error.read()
+    parts = urlsplit(functions.stack.endpoint)
+    with closing(HTTPConnection(parts.hostname or "", parts.port, timeout=30)) as connection:
+        # A body that is too large is refused before it has been read, as its sender may notice.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            connection.request("POST", path, body, headers)
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read()
 
 
 def gone(functions: Functions, where: str, *values: object) -> bool:
