@@ -9,7 +9,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -230,8 +229,12 @@ def test_frozen_worker_is_too_late(make_trial: Callable[..., Trial], told: Calla
     assert ledger.everything() == before
 
 
-def _long_runs(trial: Trial, count: int) -> bool:
-    return sum(number in _LONG for number, _ in trial.runs) >= count
+def _wait_until_a_long_one_begins(trial: Trial) -> None:
+    def begun() -> int:
+        return sum(number in _LONG for number, _ in trial.runs)
+
+    before = begun()
+    wait_until("a long one begins", lambda: begun() > before, 30)
 
 
 def test_stopped_workers_events_are_fed_again_at_once(
@@ -240,10 +243,9 @@ def test_stopped_workers_events_are_fed_again_at_once(
     trial = make_trial(EVERWARM_DRAIN_S="1")
     stack, ledger = trial.stack, trial.ledger
     senders = trial.send(EVENTS, lambda number: b'{"n": %d, "s": 2}' % number if number in _LONG else quick(number))
-    for times in (1, 2):
-        senders.wait_until_accepted(max(_LONG))
-        wait_until_running(stack, 1)
-        wait_until("a long one runs", partial(_long_runs, trial, times))
+    senders.wait_until_accepted(max(_LONG))
+    for _ in range(2):
+        _wait_until_a_long_one_begins(trial)
         began = time.monotonic()
         stack.stop("worker", 10)
         took = time.monotonic() - began
