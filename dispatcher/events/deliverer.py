@@ -23,7 +23,7 @@ from dispatcher.ledger.settling import storable
 
 #: Sent at a time, each in a thread.
 _MANY: Final = 16
-#: A target that has so many under way gets no more; and so many are taken at a time, so that it may come to one less than twice that.
+#: Of them to one target.
 _FEW: Final = 4
 #: On PostgreSQL another dispatcher may have died with one.
 _TICK_S: Final = 5.0
@@ -59,16 +59,20 @@ class Deliverer:
     async def _step(self) -> None:
         self._due.clear()
         clock = self._ledger.clock
-        busy = [target for target, count in Counter(self._under_way.values()).items() if count >= _FEW]
-        room = min(_MANY - len(self._under_way), _FEW)
-        found = await self._ledger.write(deliveries.take, clock.now_ms(), room, busy) if room else []
+        room = _MANY - len(self._under_way)
+        under_way = Counter(self._under_way.values())
+
+        def room_of(target: str) -> int:
+            return _FEW - under_way[target]
+
+        found = await self._ledger.write(deliveries.take, clock.now_ms(), room, room_of) if room else []
         for due in found:
             task = asyncio.create_task(self._deliver(due), name="delivery")
             self._under_way[task] = due.target
             task.add_done_callback(self._ended)
         if found:
             return
-        next_ms = await self._ledger.read(deliveries.next_due, busy) if room else None
+        next_ms = await self._ledger.read(deliveries.next_due, room_of) if room else None
         pause_s = _TICK_S if next_ms is None else min(_TICK_S, max(next_ms - clock.now_ms(), 1) / 1000)
         try:
             await asyncio.wait_for(self._due.wait(), pause_s)

@@ -1,11 +1,11 @@
 """Deliveries: what must reach a destination or a dead-letter queue, tried until it did or never will."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, cast
+from typing import Any, Final, Literal, cast
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, Row, bindparam, select, text, update
 
 from dispatcher.clock import Clock
 from dispatcher.ledger.following import function_arn
@@ -20,6 +20,15 @@ _LONGEST_BACKOFF_S: Final = 300.0
 _ERROR_CHARS: Final = 1024
 #: As long as AWS keeps an event by default.
 _GIVE_UP_S: Final = 21_600.0
+#: Target by target through the index: what waits for one that hangs, a million perhaps, is not touched.
+_WAITING: Final = text(
+    "WITH RECURSIVE waiting(target) AS (SELECT min(target) FROM deliveries WHERE state = 'queued' UNION ALL "
+    "SELECT (SELECT min(target) FROM deliveries WHERE state = 'queued' AND target > waiting.target) "
+    "FROM waiting WHERE waiting.target IS NOT NULL) "
+    "SELECT target, due_at FROM (SELECT target, (SELECT min(due_at) FROM deliveries WHERE state = 'queued' "
+    "AND deliveries.target = waiting.target) AS due_at FROM waiting WHERE target IS NOT NULL) AS found "
+    "WHERE due_at IS NOT NULL ORDER BY due_at"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,25 +49,13 @@ class Due:
     trace_id: str
 
 
-def take(connection: Connection, now_ms: int, most: int, without: Sequence[str] = ()) -> list[Due]:
-    """The deliveries that are due but to the targets ``without``; nobody else is given them for a minute."""
-    query = (
-        select(
-            deliveries,
-            events.c.request_id,
-            events.c.function,
-            events.c.qualifier,
-            events.c.condition,
-            events.c.trace_id,
-        )
-        .join(events, events.c.id == deliveries.c.event_id)
-        .where(deliveries.c.state == "queued", deliveries.c.due_at <= now_ms, deliveries.c.target.not_in(list(without)))
-        .order_by(deliveries.c.due_at)
-        .limit(most)
-    )
-    if connection.dialect.name == "postgresql":
-        query = query.with_for_update(skip_locked=True, of=deliveries)
-    rows = connection.execute(query).all()
+def take(connection: Connection, now_ms: int, most: int, room: Callable[[str], int]) -> list[Due]:
+    """Deliveries that are due, ``room(target)`` of each at most; nobody else is given them for a minute."""
+    rows: list[Row[Any]] = []
+    for target, due_at in _targets(connection):
+        limit = min(room(target), most - len(rows))
+        if due_at <= now_ms and limit > 0:
+            rows += _due(connection, target, now_ms, limit)
     if rows:
         connection.execute(
             update(deliveries).where(deliveries.c.id == bindparam("delivery")),
@@ -82,14 +79,34 @@ def take(connection: Connection, now_ms: int, most: int, without: Sequence[str] 
     ]
 
 
-def next_due(connection: Connection, without: Sequence[str] = ()) -> int | None:
-    """When the next one is due, in ms since 1970, but to the targets ``without``; None when there is none."""
-    return connection.execute(
-        select(deliveries.c.due_at)
-        .where(deliveries.c.state == "queued", deliveries.c.target.not_in(list(without)))
+def next_due(connection: Connection, room: Callable[[str], int]) -> int | None:
+    """When the next one is due for whose target there is room, in ms since 1970; None when there is none."""
+    return next((due_at for target, due_at in _targets(connection) if room(target) > 0), None)
+
+
+def _targets(connection: Connection) -> list[tuple[str, int]]:
+    """Each target that has something queued, and when its first is due; what is due first comes first."""
+    return [(row.target, row.due_at) for row in connection.execute(_WAITING)]
+
+
+def _due(connection: Connection, target: str, now_ms: int, most: int) -> Sequence[Row[Any]]:
+    query = (
+        select(
+            deliveries,
+            events.c.request_id,
+            events.c.function,
+            events.c.qualifier,
+            events.c.condition,
+            events.c.trace_id,
+        )
+        .join(events, events.c.id == deliveries.c.event_id)
+        .where(deliveries.c.state == "queued", deliveries.c.target == target, deliveries.c.due_at <= now_ms)
         .order_by(deliveries.c.due_at)
-        .limit(1)
-    ).scalar_one_or_none()
+        .limit(most)
+    )
+    if connection.dialect.name == "postgresql":
+        query = query.with_for_update(skip_locked=True, of=deliveries)
+    return connection.execute(query).all()
 
 
 def delivered(connection: Connection, done: Sequence[int], now_ms: int) -> None:

@@ -87,19 +87,6 @@ class Pruner:
         return deleted
 
 
-def prune(connection: Connection, limits: Retention, now_ms: int, batch: int = _BATCH) -> int:
-    """Delete one batch of what is beyond the limits; answers how many events."""
-    found: list[int] = []
-    if limits.age_s is not None:
-        found = _oldest(connection, _too_old(limits.age_s, now_ms), 0, batch)
-    if not found:
-        most = min(excess(connection, limits), batch)
-        for which in _ENDED:
-            found += _oldest(connection, which, 0, most - len(found)) if len(found) < most else []
-    _remove(connection, found)
-    return len(found)
-
-
 def excess(connection: Connection, limits: Retention) -> int:
     """How many events there are beyond number and size, supposing that they are all of the same size."""
     count = int(connection.execute(select(func.count()).select_from(events)).scalar_one())

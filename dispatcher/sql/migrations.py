@@ -34,11 +34,11 @@ CREATE TABLE attempts ( event_id {id} NOT NULL, number INTEGER NOT NULL, kind TE
   NULL, ended_at BIGINT NOT NULL, worker TEXT NOT NULL, environment TEXT NOT NULL, version TEXT NOT NULL, error_type
   TEXT NOT NULL, error_message TEXT NOT NULL, log_tail {blob} NOT NULL, result {blob} NOT NULL, result_size INTEGER
   NOT NULL, PRIMARY KEY (event_id, number) );
-CREATE TABLE deliveries ( id {id} NOT NULL, event_id {id} NOT NULL, kind TEXT NOT NULL, target TEXT NOT NULL, body
+CREATE TABLE deliveries ( id {id} NOT NULL, event_id {id} NOT NULL, kind TEXT NOT NULL, target {name} NOT NULL, body
   {blob} NOT NULL, attributes TEXT NOT NULL, state {name} NOT NULL, tries INTEGER NOT NULL, due_at BIGINT NOT NULL,
   ended_at BIGINT NOT NULL, error TEXT NOT NULL, PRIMARY KEY (id) );
 CREATE INDEX deliveries_event ON deliveries (event_id);
-CREATE INDEX deliveries_queued ON deliveries (due_at) WHERE state = 'queued';
+CREATE INDEX deliveries_queued ON deliveries (target, due_at) WHERE state = 'queued';
 """
 
 

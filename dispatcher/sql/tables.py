@@ -198,7 +198,7 @@ deliveries: Final = Table(
     Column("id", _ID, primary_key=True, autoincrement=False),
     Column("event_id", _ID, nullable=False),
     Column("kind", Text, nullable=False),  # destination | dead-letter
-    Column("target", Text, nullable=False),  # ARN
+    Column("target", _NAME, nullable=False),  # ARN
     Column("body", LargeBinary, nullable=False),
     Column("attributes", Text, nullable=False),  # JSON object of what goes beside the body
     Column("state", _NAME, nullable=False),  # queued | delivered | failed
@@ -206,6 +206,6 @@ deliveries: Final = Table(
     Column("due_at", _TIME, nullable=False),
     Column("ended_at", _TIME, nullable=False),
     Column("error", Text, nullable=False),
-    Index("deliveries_queued", "due_at", **_where("state = 'queued'")),
+    Index("deliveries_queued", "target", "due_at", **_where("state = 'queued'")),
     Index("deliveries_event", "event_id"),
 )

@@ -615,7 +615,7 @@ def test_an_end_and_what_follows_are_one_change(run: Run) -> None:
         assert record["requestContext"]["requestId"] == good
         row = await bench.row(other.events[0].request_id)
         assert (row.parent, row.origin) == (good, "destination:a")
-        due = await bench.ledger.write(deliveries.take, bench.clock.ms, 10)
+        due = await bench.ledger.write(deliveries.take, bench.clock.ms, 10, _all)
         assert sorted((one.kind, one.target, one.request_id, one.success) for one in due) == [
             ("dead-letter", QUEUE, bad, False),
             ("destination", TOPIC, bad, False),
@@ -635,7 +635,7 @@ def test_too_old_after_a_try_has_the_response_of_that_try(run: Run) -> None:
         await bench.settle((await bench.feed()).fed, "function_error", result=b'{"errorMessage":"no"}')
         bench.clock.pass_s(61)
         assert [one.condition for one in (await bench.feed()).ended] == ["EventAgeExceeded"]
-        (due,) = await bench.ledger.write(deliveries.take, bench.clock.ms, 10)
+        (due,) = await bench.ledger.write(deliveries.take, bench.clock.ms, 10, _all)
         record = json.loads(due.body)
         assert record["requestContext"]["approximateInvokeCount"] == 1
         assert record["responseContext"] == {
@@ -678,6 +678,38 @@ def test_any_type_of_an_error_can_be_settled(run: Run) -> None:
 # --- deliveries ---
 
 
+def _all(_target: str) -> int:
+    """Room for deliveries to any target."""
+    return 10
+
+
+def test_a_target_that_is_busy_holds_up_no_other(run: Run) -> None:
+    async def work(bench: Bench) -> None:
+        for name, target in (("a", QUEUE), ("b", TOPIC)):
+            await bench.function(name)
+            await bench.catalog.write(event_configs.put, key(name), None, EventConfigChange(on_success=target))
+            bench.sizes[name] = 20
+            await bench.accept(name, 20)
+            await bench.settle((await bench.feed()).fed)
+            bench.clock.pass_s(1)
+
+        async def take(most: int, **room: int) -> dict[str, int]:
+            def room_of(target: str) -> int:
+                return room["queue" if target == QUEUE else "topic"]
+
+            due = await bench.ledger.write(deliveries.take, bench.clock.ms, most, room_of)
+            return dict(Counter(one.target for one in due))
+
+        assert await take(10, queue=4, topic=4) == {QUEUE: 4, TOPIC: 4}
+        assert await take(10, queue=0, topic=4) == {TOPIC: 4}
+        assert await take(3, queue=2, topic=4) == {QUEUE: 2, TOPIC: 1}
+        assert await bench.ledger.read(deliveries.next_due, lambda target: target == TOPIC) == bench.clock.ms - 1000
+        bench.clock.pass_s(-2)
+        assert await take(10, queue=0, topic=4) == {}
+
+    run(work)
+
+
 def test_deliveries_are_tried_until_they_are_given_up(run: Run) -> None:
     async def work(bench: Bench) -> None:
         await bench.function("a")
@@ -686,23 +718,23 @@ def test_deliveries_are_tried_until_they_are_given_up(run: Run) -> None:
         await bench.settle((await bench.feed()).fed)
         waits = []
         for tries in range(1, 12):
-            (due,) = await bench.ledger.write(deliveries.take, bench.clock.ms, 10)
+            (due,) = await bench.ledger.write(deliveries.take, bench.clock.ms, 10, _all)
             assert due.tries == tries
-            assert await bench.ledger.write(deliveries.take, bench.clock.ms, 10) == [], "it has been taken"
+            assert await bench.ledger.write(deliveries.take, bench.clock.ms, 10, _all) == [], "it has been taken"
             assert not await bench.ledger.write(deliveries.failed, due, "down", bench.clock, final=False)
-            next_ms = await bench.ledger.read(deliveries.next_due)
+            next_ms = await bench.ledger.read(deliveries.next_due, _all)
             assert next_ms is not None
             waits.append((next_ms - bench.clock.ms) / 1000)
             bench.clock.pass_s(waits[-1])
         assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
         assert (await bench.row(one)).state == "succeeded"
         bench.clock.pass_s(21_600)
-        (due,) = await bench.ledger.write(deliveries.take, bench.clock.ms, 10)
+        (due,) = await bench.ledger.write(deliveries.take, bench.clock.ms, 10, _all)
         assert await bench.ledger.write(deliveries.failed, due, "still down", bench.clock, final=False)
         row = await bench.row(one)
         assert (row.state, row.error_type) == ("failed", "DestinationDeliveryFailed")
         assert row.error_message == f"{QUEUE}: still down"
-        assert await bench.ledger.read(deliveries.next_due) is None
+        assert await bench.ledger.read(deliveries.next_due, _all) is None
 
     run(work)
 
@@ -713,11 +745,11 @@ def test_one_that_a_dead_dispatcher_had_is_tried_again(run: Run) -> None:
         await bench.catalog.write(event_configs.put, key("a"), None, EventConfigChange(on_success=QUEUE))
         await bench.accept("a")
         await bench.settle((await bench.feed()).fed)
-        assert len(await bench.ledger.write(deliveries.take, bench.clock.ms, 10)) == 1
+        assert len(await bench.ledger.write(deliveries.take, bench.clock.ms, 10, _all)) == 1
         bench.clock.pass_s(59)
-        assert await bench.ledger.write(deliveries.take, bench.clock.ms, 10) == []
+        assert await bench.ledger.write(deliveries.take, bench.clock.ms, 10, _all) == []
         bench.clock.pass_s(1)
-        assert [one.tries for one in await bench.ledger.write(deliveries.take, bench.clock.ms, 10)] == [2]
+        assert [one.tries for one in await bench.ledger.write(deliveries.take, bench.clock.ms, 10, _all)] == [2]
 
     run(work)
 

@@ -12,7 +12,7 @@ from dispatcher import settings
 from dispatcher.clock import Clock
 from dispatcher.ledger import Ledger, retention
 from dispatcher.ledger.ids import first_of
-from dispatcher.ledger.retention import Pruner, prune, used_bytes
+from dispatcher.ledger.retention import Pruner, used_bytes
 from dispatcher.settings import Retention
 from dispatcher.sql.database import Database
 from dispatcher.sql.migrations import migrate
@@ -97,25 +97,43 @@ def left(connection: Connection) -> list[str]:
     return list(connection.execute(select(events.c.request_id).order_by(events.c.id)).scalars())
 
 
-def prune_all(connection: Connection, limits: Retention, batch: int = 200) -> list[int]:
-    """What each batch deleted."""
-    found = []
-    while count := prune(connection, limits, NOW_MS, batch):
-        found.append(count)
-    return found
+class _Then(Clock):
+    @staticmethod
+    def now_ms() -> int:
+        return NOW_MS
 
 
-def test_by_age_what_has_ended_goes_and_nothing_else(engine: Engine) -> None:
+def prune(url: str, limits: Retention) -> int:
+    """How many events a pruner deletes, until nothing is left to do."""
+
+    async def run() -> int:
+        database = await Database.open(url)
+        ledger = Ledger(database, _Then(), retry_base_s=60, result_bytes=100, directory=None)
+        try:
+            pruner, deleted = Pruner(ledger, limits), 0
+            while count := await pruner.round():
+                deleted += count
+            return deleted
+        finally:
+            await database.close()
+
+    return asyncio.run(run())
+
+
+def test_by_age_what_has_ended_goes_and_nothing_else(url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "_BATCH", 3)
     with engine.begin() as connection:
         add(connection, "succeeded", "failed", "cancelled", "queued", "fed", "failed", "failed", age_ms=8 * DAY_MS)
         add(connection, "succeeded", "failed", age_ms=6 * DAY_MS, first=7)
         deliver(connection, "r5", "queued")
         deliver(connection, "r6", "failed")
-        assert prune_all(connection, Retention(age_s=7 * 86_400), batch=3) == [3, 1]
+    assert prune(url, Retention(age_s=7 * 86_400)) == 4
+    with engine.begin() as connection:
         assert left(connection) == ["r3", "r4", "r5", "r7", "r8"]
 
 
-def test_by_number_failed_ones_go_last(engine: Engine) -> None:
+def test_by_number_failed_ones_go_last(url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "_BATCH", 2)
     with engine.begin() as connection:
         add(
             connection,
@@ -129,26 +147,31 @@ def test_by_number_failed_ones_go_last(engine: Engine) -> None:
             "succeeded",
             "failed",
         )
-        assert prune_all(connection, Retention(events=9)) == []
-        assert prune_all(connection, Retention(events=7)) == [2]
-        assert left(connection) == ["r0", "r2", "r3", "r5", "r6", "r7", "r8"]
-        assert prune_all(connection, Retention(events=4), batch=2) == [2, 1]
-        assert left(connection) == ["r2", "r3", "r6", "r8"]
-        assert prune_all(connection, Retention(events=1)) == [2]
-        assert left(connection) == ["r2", "r6"]
+    for most, deleted, expected in (
+        (9, 0, ["r0", "r1", "r2", "r3", "r4", "r5", "r6", "r7", "r8"]),
+        (7, 2, ["r0", "r2", "r3", "r5", "r6", "r7", "r8"]),
+        (4, 3, ["r2", "r3", "r6", "r8"]),
+        (1, 2, ["r2", "r6"]),
+    ):
+        assert prune(url, Retention(events=most)) == deleted
+        with engine.begin() as connection:
+            assert left(connection) == expected
 
 
-def test_by_size_as_much_as_is_needed(engine: Engine) -> None:
+def test_by_size_as_much_as_is_needed(url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "_BATCH", 50)
+    monkeypatch.setattr(retention, "_ROUND", 100)
     incompressible = bytes(range(256)) * 4
     with engine.begin() as connection:
         empty = used_bytes(connection)
         add(connection, *["succeeded"] * 500, "failed", "queued", payload=incompressible)
     with engine.begin() as connection:
         full = used_bytes(connection)
-        assert full - empty > 400 * 1024
-        limit = empty + (full - empty) // 2
-        assert prune_all(connection, Retention(bytes=full + 1)) == []
-        assert prune_all(connection, Retention(bytes=limit), batch=50)
+    assert full - empty > 400 * 1024
+    limit = empty + (full - empty) // 2
+    assert prune(url, Retention(bytes=full + 1)) == 0
+    assert prune(url, Retention(bytes=limit))
+    with engine.begin() as connection:
         # Without an end to it, everything would go on a server whose files never become smaller.
         assert 150 < len(left(connection)) < 350
         assert used_bytes(connection, limit) <= limit
@@ -157,17 +180,17 @@ def test_by_size_as_much_as_is_needed(engine: Engine) -> None:
 
 def test_sqlite_uses_freed_pages_again(tmp_path: Path) -> None:
     path = tmp_path / "everwarm.db"
-    engine = create_engine(f"sqlite:///{path}")
+    url = f"sqlite:///{path}"
+    engine = create_engine(url)
     sizes = []
-    with engine.connect() as connection:
+    with engine.begin() as connection:
         migrate(connection)
-        for number in range(4):
+    for number in range(4):
+        with engine.begin() as connection:
             add(connection, *["succeeded"] * 300, payload=b"x" * 2000, age_ms=(9 - number) * DAY_MS, first=number * 300)
-            connection.commit()
-            sizes.append(path.stat().st_size)
-            prune_all(connection, Retention(age_s=3600))
-            connection.commit()
-    engine.dispose()
+        engine.dispose()  # the last connection puts the log into the file
+        sizes.append(path.stat().st_size)
+        assert prune(url, Retention(age_s=3600)) == 300
     assert sizes[3] < 1.1 * sizes[0]
 
 
