@@ -13,6 +13,8 @@ from collections import Counter
 from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
+from redis import RedisError
+
 from dispatcher.background import cancel
 from dispatcher.catalog.resolving import Target
 from dispatcher.events.loops import forever
@@ -22,6 +24,7 @@ from dispatcher.ledger.feeding import Fed, Plan, unfed
 from dispatcher.ledger.settling import Ending
 from dispatcher.preparing import mode_of
 from dispatcher.store import connect, result_of, run_script
+from dispatcher.wire.errors import AwsError
 from workers.contract import keys
 from workers.contract.broker import envelope, queue
 from workers.contract.messages import INLINE_PAYLOAD_BYTES, START_MS, VERSION, Invocation, Mode, encode_batch
@@ -112,8 +115,7 @@ class Feeder:
                 )
             )
             self._after, self._full = done.after, done.full
-            for fed in done.fed:
-                await self._publish(fed)
+            await self._publish_all(done.fed)
             if done.more:
                 return
             if done.next_ms is not None:
@@ -125,6 +127,16 @@ class Feeder:
 
     def _mode_of(self, target: Target) -> Mode:
         return mode_of(target, self._services.default_mode, self._queue.modes)
+
+    async def _publish_all(self, messages: list[Fed]) -> None:
+        for fed in messages:
+            try:
+                await self._publish(fed)
+            except (RedisError, OSError, AwsError):
+                raise  # nothing gets out
+            except Exception:
+                # What is wrong with one function's message holds up no other's.
+                log.exception("a message can't be published", extra={"function": fed.target.spec.arn})
 
     async def _publish(self, fed: Fed) -> None:
         """Send a message whose events are in flight by now; if that fails they are looked after like any lost one."""
