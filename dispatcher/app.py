@@ -20,7 +20,15 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 
 from dispatcher.guard import Guard, peer_guard
-from dispatcher.identity import FUNCTION_HEADER, TOKEN_HEADER, Claim, Request, check_function_api, claim_of
+from dispatcher.identity import (
+    FUNCTION_HEADER,
+    PAGE_ACCOUNT,
+    TOKEN_HEADER,
+    Claim,
+    Request,
+    check_function_api,
+    claim_of,
+)
 from dispatcher.operations import Call, Handler, Services, handlers
 from dispatcher.routes import Routes, api_routes
 from dispatcher.settings import DispatcherSettings
@@ -145,8 +153,11 @@ class Application:
         try:
             path: str = scope["raw_path"].decode("latin-1")
             if path.startswith(PAGES + "/"):
-                receive = await self._admit_to_page(path, scope, receive)
-                await self._pages({**scope, "root_path": PAGES}, receive, send)
+                account, receive = await self._admit_to_page(path, scope, receive)
+                page_scope = {**scope, "root_path": PAGES}
+                if account is not None:
+                    page_scope[PAGE_ACCOUNT] = account
+                await self._pages(page_scope, receive, send)
                 return
             response = await self._answer(path, scope, receive, request_id)
         except ClientGone:
@@ -202,23 +213,26 @@ class Application:
             return min(ASYNC_BYTES, self._settings.max_payload_bytes)
         return self._settings.max_payload_bytes
 
-    async def _admit_to_page(self, path: str, scope: Scope, receive: Receive) -> Receive:
-        """Raises an :class:`AwsError` for a page that the request may not see; answers how its body is to be read."""
+    async def _admit_to_page(self, path: str, scope: Scope, receive: Receive) -> tuple[str | None, Receive]:
+        """Raises an :class:`AwsError` for a page that the request may not see.
+
+        Answers the account that signed it, if that was asked for, and how its body is to be read.
+        """
         if path in OPEN_PAGES:
-            return receive
+            return None, receive
         self._guard.check(scope["headers"], scope)
         headers: dict[bytes, bytes] = dict(scope["headers"])
         if FUNCTION_HEADER in headers or TOKEN_HEADER in headers:
             raise AwsError("AccessDeniedException", "Functions may not see these pages.")
         if path.startswith(CODE_PAGES) or (path == METRICS_PAGE and self._has_metrics_token(headers)):
-            return receive
+            return None, receive
         if not self._settings.credentials:
-            return receive
+            return None, receive
         request = Request(scope["method"], path, scope["query_string"].decode("latin-1"), scope["headers"], headers)
         claim = self._claim(request)
         body = await _read(receive, headers, _PAGE_BYTES, lambda: _page_too_large(path))
         claim.check_body(request, body)
-        return _replay(body, receive)
+        return claim.identity.account, _replay(body, receive)
 
     def _has_metrics_token(self, headers: Mapping[bytes, bytes]) -> bool:
         """Whether the bearer token is there; raises ``AccessDeniedException`` when a token is set and this is not it."""

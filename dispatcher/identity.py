@@ -31,6 +31,8 @@ DEFAULT_REGION: Final = "us-east-1"
 #: As HTTP servers hand them over.
 FUNCTION_HEADER: Final = tokens.FUNCTION_HEADER.encode()
 TOKEN_HEADER: Final = tokens.TOKEN_HEADER.encode()
+#: Key in the ASGI scope of a page: the account that signed the request; absent when no credentials are configured.
+PAGE_ACCOUNT: Final = "everwarm.account"
 #: What functions may call with ``EVERWARM_FUNCTION_API=invoke``.
 INVOKE_OPERATIONS: Final = frozenset({"Invoke", "InvokeAsync", "InvokeWithResponseStream"})
 

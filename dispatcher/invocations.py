@@ -1,4 +1,7 @@
-"""The pages below ``/_everwarm/invocations``: see and cancel asynchronous invocations."""
+"""The pages below ``/_everwarm/invocations``: see and cancel asynchronous invocations.
+
+Where requests are signed, those of the signer's account; else all of them.
+"""
 
 import json
 import re
@@ -14,8 +17,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from dispatcher.events.cancelling import Canceller, HasEnded, NoSuchEvent
-from dispatcher.identity import DEFAULT_ACCOUNT, DEFAULT_REGION
-from dispatcher.ledger import Ledger, listing
+from dispatcher.identity import DEFAULT_ACCOUNT, DEFAULT_REGION, PAGE_ACCOUNT
+from dispatcher.ledger import Ledger, cancelling, listing
+from dispatcher.ledger.accepting import key_of
 from dispatcher.ledger.listing import STATES, Filters
 from dispatcher.wire.errors import AwsError
 from workers.contract.messages import Lane
@@ -81,14 +85,15 @@ class InvocationPages:
         """The newest that match."""
         query = dict(request.query_params)
         limit = _limit(query.pop("limit", str(_DEFAULT_LIMIT)))
-        found = await self._ledger.read(listing.list_events, parse_filters(query), limit)
+        found = await self._ledger.read(listing.list_events, parse_filters(query, _signer(request)), limit)
         return JSONResponse({"invocations": found})
 
     @_answers_errors
     async def one(self, request: Request) -> Response:
         """One with its attempts and deliveries; ``?account=`` and ``?region=`` may say whose it has to be."""
         query, request_id = request.query_params, request.path_params["request_id"]
-        found = await self._ledger.read(listing.get, query.get("account", ""), query.get("region", ""), request_id)
+        account = _own(query.get("account", ""), _signer(request))
+        found = await self._ledger.read(listing.get, account, query.get("region", ""), request_id)
         if found is None:
             raise NoSuchEvent(request_id)
         return JSONResponse(found)
@@ -96,7 +101,11 @@ class InvocationPages:
     @_answers_errors
     async def cancel(self, request: Request) -> Response:
         """Cancel one; 409 when it has ended."""
-        request_id = request.path_params["request_id"]
+        request_id, signer = request.path_params["request_id"], _signer(request)
+        if signer:
+            row = await self._ledger.read(cancelling.one, request_id)
+            if row is None or key_of(row.function).account != signer:
+                raise NoSuchEvent(request_id)
         await self._canceller.cancel(request_id)
         return JSONResponse({"cancelled": 1, "request_ids": [request_id], "more": False})
 
@@ -107,7 +116,7 @@ class InvocationPages:
         everything = body.pop("all", False)
         if everything is not True and everything is not False:
             raise _BadRequest("all: must be true or false")
-        filters = parse_filters(body)
+        filters = parse_filters(body, _signer(request))
         if filters.state not in {None, "queued", "fed"}:
             raise _BadRequest("state: only what is queued or fed can be cancelled")
         if not everything and not body:
@@ -118,8 +127,11 @@ class InvocationPages:
         )
 
 
-def parse_filters(given: Mapping[str, Any]) -> Filters:
-    """Filters as people write them. A function without account and region is the default account's, as everywhere."""
+def parse_filters(given: Mapping[str, Any], signer: str = "") -> Filters:
+    """Filters as people write them. A function without account and region is the default account's, as everywhere.
+
+    ``signer``: the only account that may be asked for, and the default; empty: any may.
+    """
     for name, value in given.items():
         if name not in {*_PLACE, *_FILTERS}:
             raise _BadRequest(f"{name}: is no filter; there are {', '.join((*_PLACE, *_FILTERS))}")
@@ -133,7 +145,7 @@ def parse_filters(given: Mapping[str, Any]) -> Filters:
     default_account, default_region = (DEFAULT_ACCOUNT, DEFAULT_REGION) if given.get("function") else ("", "")
     now_ms = int(time.time() * 1000)
     return Filters(
-        account=given.get("account", default_account),
+        account=_own(given.get("account", ""), signer) or default_account,
         region=given.get("region", default_region),
         function=given.get("function", ""),
         state=state,
@@ -143,6 +155,18 @@ def parse_filters(given: Mapping[str, Any]) -> Filters:
         origin=given.get("origin", ""),
         lane=given.get("lane", ""),
     )
+
+
+def _signer(request: Request) -> str:
+    """Empty when no credentials are configured, and anybody may be anybody."""
+    return str(request.scope.get(PAGE_ACCOUNT, ""))
+
+
+def _own(account: str, signer: str) -> str:
+    """The account to look in; raises ``AccessDeniedException`` for one that is not the signer's."""
+    if signer and account not in {"", signer}:
+        raise AwsError("AccessDeniedException", f"account: these credentials are of {signer}, and see no other account")
+    return account or signer
 
 
 def _when(name: str, value: str | None, now_ms: int) -> int | None:

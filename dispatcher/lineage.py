@@ -21,6 +21,8 @@ MESSAGE: Final = (
 )
 #: Functions in one chain that are remembered, the last ones.
 _WIDEST: Final = 32
+#: Characters of a trace header that anybody follows; it travels with every event.
+_LONGEST: Final = 1024
 _LINEAGE: Final = re.compile(r"(?:^|;)\s*Lineage=([^;]*)")
 _ENTRY: Final = re.compile(r"([0-9a-f]{8}):(\d{1,5})")
 
@@ -30,7 +32,9 @@ def follow(trace_id: str, function_arn: str) -> str:
     name = _name(function_arn)
     counts = _counts(trace_id)
     counts[name] = counts.pop(name, 0) + 1
-    rest = _LINEAGE.sub("", trace_id).strip("; ") or new_trace()
+    rest = _LINEAGE.sub("", trace_id).strip("; ")
+    if not rest or len(rest) > _LONGEST:
+        rest = new_trace()
     chain = "|".join(f"{one}:{count}" for one, count in list(counts.items())[-_WIDEST:])
     return f"{rest};Lineage={chain}"
 

@@ -1,31 +1,34 @@
 """The ledger's figures in Prometheus' text format: what a person looks at, and an autoscaler decides by."""
 
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from dispatcher.ledger.accepting import key_of
 from dispatcher.ledger.listing import Gauge
 
+#: What a counter's key begins with: name of the metric, its help, and the labels that the rest of the key gives.
+_COUNTERS: Final = {
+    "": ("everwarm_events_total", "Asynchronous invocations: accepted, succeeded, failed or cancelled.", ("what",)),
+    "attempts:": ("everwarm_event_attempts_total", "Their attempts, by how they ended.", ("kind",)),
+    "deliveries:": (
+        "everwarm_deliveries_total",
+        "Records and dead letters: delivered, retried, or failed for good.",
+        ("kind", "what"),
+    ),
+}
+
 
 def counter_lines(counters: Mapping[tuple[str, str, str], int]) -> list[str]:
-    """Counted since this dispatcher began: events by what became of them, and attempts by how they ended."""
-    lines = [
-        "# HELP everwarm_events_total Asynchronous invocations: accepted, succeeded, failed or cancelled.",
-        "# TYPE everwarm_events_total counter",
-    ]
-    lines += [
-        f'everwarm_events_total{{{_labels(function, lane)},what="{what}"}} {count}'
-        for (function, lane, what), count in sorted(counters.items())
-        if not what.startswith("attempts:")
-    ]
-    lines += [
-        "# HELP everwarm_event_attempts_total Their attempts, by how they ended.",
-        "# TYPE everwarm_event_attempts_total counter",
-    ]
-    lines += [
-        f'everwarm_event_attempts_total{{{_labels(function, lane)},kind="{what.removeprefix("attempts:")}"}} {count}'
-        for (function, lane, what), count in sorted(counters.items())
-        if what.startswith("attempts:")
-    ]
+    """Counted since this dispatcher began: events by what became of them, attempts and deliveries by how they ended."""
+    lines = []
+    for prefix, (name, help_text, labels) in _COUNTERS.items():
+        lines += [f"# HELP {name} {help_text}", f"# TYPE {name} counter"]
+        for (function, lane, key), count in sorted(counters.items()):
+            start, colon, _ = key.partition(":")
+            if (start + colon if colon else "") == prefix:
+                values = key.removeprefix(prefix).split(":")
+                own = ",".join(f'{label}="{value}"' for label, value in zip(labels, values, strict=True))
+                lines.append(f"{name}{{{_labels(function, lane)},{own}}} {count}")
     return lines
 
 

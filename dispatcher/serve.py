@@ -21,6 +21,7 @@ from dispatcher.clock import Clock
 from dispatcher.code import CodeStore, Collector
 from dispatcher.events import running
 from dispatcher.events.cancelling import Canceller
+from dispatcher.events.loops import forever
 from dispatcher.invocations import InvocationPages
 from dispatcher.ledger import Ledger
 from dispatcher.ledger.retention import Pruner
@@ -112,6 +113,7 @@ async def _parts(settings: DispatcherSettings) -> AsyncIterator[tuple[Services, 
         stack.push_async_callback(ledger.close)
         services = Services(catalog, code, queue, Admission(catalog, settings), settings, ledger, default_mode)
         await stack.enter_async_context(running(services))
-        pruner = asyncio.create_task(Pruner(ledger, settings.ledger_retention).run(), name="retention")
+        pruning = forever(Pruner(ledger, settings.ledger_retention).step, "deleting old events")
+        pruner = asyncio.create_task(pruning, name="retention")
         stack.push_async_callback(cancel, pruner)
         yield services, logs, secret

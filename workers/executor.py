@@ -97,6 +97,9 @@ class Executor:
             self._holding.move(work.batch.id, error.worker)
             work.pending.clear()
         except NoRoom:
+            # Whoever published them sends them again; but what is claimed here is nobody else's to answer.
+            if work.claimed == first.request_id:
+                self._refuse(work, "ServiceException", "The worker has no room for another environment.")
             work.pending.clear()
         except _InitOverrun:
             work.overran = True

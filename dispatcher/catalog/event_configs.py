@@ -18,12 +18,12 @@ from dispatcher.wire.arn import LATEST
 from dispatcher.wire.errors import AwsError
 
 T = TypeVar("T")
-_ARN: Final = re.compile(r"arn:aws[a-zA-Z0-9-]*:([a-z0-9-]+):([a-z0-9-]*):([0-9]{12})?:(.+)")
+_ARN: Final = re.compile(r"arn:aws[a-zA-Z0-9-]{0,32}:([a-z0-9-]+):([a-z0-9-]{0,32}):([0-9]{12})?:(.+)")
 #: The resource of an ARN, by the services that take records. FIFO queues and topics don't match: AWS refuses them.
 _RESOURCES: Final = {
     "lambda": re.compile(r"function:[a-zA-Z0-9-_.]+(:(\$LATEST|[a-zA-Z0-9-_]+))?"),
-    "sqs": re.compile(r"[a-zA-Z0-9-_]+"),
-    "sns": re.compile(r"[a-zA-Z0-9-_]+"),
+    "sqs": re.compile(r"[a-zA-Z0-9-_]{1,80}"),
+    "sns": re.compile(r"[a-zA-Z0-9-_]{1,256}"),
     "events": re.compile(r"event-bus/[a-zA-Z0-9-_./]+"),
     "s3": re.compile(r"[a-z0-9][a-z0-9.-]+[a-z0-9]"),
 }
@@ -196,12 +196,12 @@ def _named_service(arn: str) -> str:
 def _check_destination(connection: Connection, key: FunctionKey, arn: str) -> None:
     service = service_of(arn)
     if service == "lambda":
-        _partition, _service, region, account, _kind, name = arn.split(":")[1:7]
+        _partition, _service, region, account, _kind, name, *qualifier = arn.split(":")[1:]
         target = FunctionKey(account, region, name)
         if target == key:
             raise _invalid("You can't specify the function as a destination for itself.")
-        # Nobody learns which functions another account has.
-        if account == key.account and find_function(connection, target) is None:
+        # As with Invoke, no policy opens a function to other accounts; and nobody learns which ones these have.
+        if account != key.account or not _is_there(connection, target, _canonical("".join(qualifier))):
             service = ""
     if not service:
         raise _invalid(f"The destination ARN {arn} is invalid.")
@@ -211,15 +211,21 @@ def _existing(connection: Connection, key: FunctionKey, qualifier: str | None) -
     """The function, locked, and the qualifier's one name; an error when either does not exist."""
     function = find_function(connection, key, lock=True)
     name = _canonical(qualifier)
-    if function is not None:
-        found = (
-            find_version(connection, function, version_number(name))
-            if is_version(name)
-            else find_alias(connection, function, name)
-        )
-        if found is not None:
-            return function, name
+    if function is not None and _has(connection, function, name):
+        return function, name
     raise _no_function()
+
+
+def _is_there(connection: Connection, key: FunctionKey, name: str) -> bool:
+    function = find_function(connection, key)
+    return function is not None and _has(connection, function, name)
+
+
+def _has(connection: Connection, function: Function, name: str) -> bool:
+    """Whether the function has this version or alias."""
+    if is_version(name):
+        return find_version(connection, function, version_number(name)) is not None
+    return find_alias(connection, function, name) is not None
 
 
 def _canonical(qualifier: str | None) -> str:

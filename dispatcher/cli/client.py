@@ -44,14 +44,14 @@ class Server:
             return False
 
     def json(self, path: str) -> Any:
-        """The JSON document of a page."""
+        """The JSON document of a page, which is an object."""
         with self._ask("GET", path, timeout_s=10) as response:
-            return json.loads(response.read())
+            return self._document(response)
 
     def post(self, path: str, document: object) -> Any:
         """Send a JSON document to a page; the one it answers."""
         with self._ask("POST", path, json.dumps(document).encode(), timeout_s=60) as response:
-            return json.loads(response.read())
+            return self._document(response)
 
     def lines(self, path: str) -> Iterator[bytes]:
         """The lines of a page as they come; it may never end."""
@@ -74,8 +74,26 @@ class Server:
         except (OSError, ssl.SSLError, http.client.HTTPException) as error:
             raise ServerError(f"server at {self.endpoint}: {error}") from None
         if response.status != 200:
-            raise ServerError(f"server at {self.endpoint} answers {response.status}: {_message(response.read())}")
+            message = _message(self._body(response))
+            raise ServerError(f"server at {self.endpoint} answers {response.status}: {message}")
         return response
+
+    def _document(self, response: http.client.HTTPResponse) -> Any:
+        """Whatever listens there may be no Everwarm at all."""
+        body = self._body(response)
+        try:
+            found = json.loads(body)
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise ServerError(f"server at {self.endpoint} answers as no Everwarm does: {_line(body)}")
+        return found
+
+    def _body(self, response: http.client.HTTPResponse) -> bytes:
+        try:
+            return response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise ServerError(f"server at {self.endpoint}: {error}") from None
 
     def _headers(self, method: str, path: str, body: bytes | None) -> dict[str, str]:
         if self._credential is None:
@@ -98,8 +116,14 @@ def segment(text: str) -> str:
 def _message(body: bytes) -> str:
     try:
         found = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if isinstance(found, dict):
         return str(found.get("message") or found.get("Message") or found)
-    return body[:200].decode(errors="replace").strip() or "nothing"
+    return _line(body)
+
+
+def _line(body: bytes) -> str:
+    """The beginning of an answer, as one line that commands no terminal."""
+    words = " ".join(body[:200].decode(errors="replace").split())
+    return "".join(c if c.isprintable() else "\ufffd" for c in words) or "nothing"

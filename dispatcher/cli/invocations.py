@@ -11,6 +11,9 @@ from rich.text import Text
 
 from dispatcher.cli.client import Server, segment
 from dispatcher.cli.show import terminal
+from dispatcher.wire.arn import parse_function_name
+from dispatcher.wire.errors import AwsError
+from workers.contract.settings import SettingError
 
 _PAGE: Final = "/_everwarm/invocations"
 _COLUMNS: Final = ("request_id", "function", "state", "attempt", "accepted_at", "ended_at", "condition", "error_type")
@@ -42,7 +45,7 @@ def show_list(server: Server, filters: Mapping[str, str | None], limit: int, *, 
 
 def show(server: Server, request_id: str, *, as_json: bool) -> None:
     """Print everything about one event."""
-    found = server.json(f"{_PAGE}/{segment(request_id)}")
+    found = server.json(_path(request_id))
     if as_json:
         print(json.dumps(found))
         return
@@ -102,7 +105,7 @@ def _block(console: Console, title: str, text: str) -> None:
 
 def cancel(server: Server, request_id: str, *, as_json: bool) -> None:
     """Cancel one event."""
-    found = server.post(f"{_PAGE}/{segment(request_id)}/cancel", {})
+    found = server.post(f"{_path(request_id)}/cancel", {})
     print(json.dumps(found) if as_json else f"cancelled {request_id}")
 
 
@@ -118,11 +121,50 @@ def cancel_matching(server: Server, filters: Mapping[str, str | None], *, as_jso
     if as_json:
         print(json.dumps({"cancelled": total, "request_ids": request_ids[:1000], "more": found["more"]}))
     else:
-        print(f"cancelled {total} invocation{'' if total == 1 else 's'}")
+        # The last request cancelled nothing: what is left are attempts that ended, and whose outcomes are on their way.
+        left = "; there are more, cancel again" if found["more"] else ""
+        print(f"cancelled {total} invocation{'' if total == 1 else 's'}{left}")
+
+
+def _path(request_id: str) -> str:
+    return f"{_PAGE}/{segment(_checked('REQUEST_ID', request_id))}"
 
 
 def _given(filters: Mapping[str, str | None]) -> dict[str, Any]:
-    return {name: value for name, value in filters.items() if value is not None}
+    """What was given. An ARN as the function says account and region too, where no options of their own do."""
+    given = {name: _checked(f"--{name}", value) for name, value in filters.items() if value is not None}
+    if (function := given.pop("function", None)) is not None:
+        given = {**_function(function), **given}
+    return given
+
+
+def _function(text: str) -> dict[str, str]:
+    """Filters for a function's name in any of the forms that AWS's API takes, without a qualifier."""
+    parts = text.split(":")
+    # The parser takes only ARNs of the caller's region; here any is good.
+    region = parts[3] if parts[0] == "arn" and len(parts) > 3 else parts[0] if len(parts) > 3 else ""
+    try:
+        found = parse_function_name(text, "", region)
+    except AwsError:
+        raise SettingError("--function", repr(text), "must be the name of a function, or its ARN") from None
+    if found.qualifier is not None:
+        # An event keeps the qualifier that it came with, but no filter looks for it.
+        why = f"must be without a version or an alias: all events of {found.name} are found together"
+        raise SettingError("--function", repr(text), why)
+    place = {"account": found.account, "region": found.region, "function": found.name}
+    return {name: value for name, value in place.items() if value}
+
+
+def _checked(name: str, text: str) -> str:
+    """Text that can be sent."""
+    if not text:
+        raise SettingError(name, repr(text), "must not be empty")
+    try:
+        text.encode()
+    except UnicodeError:
+        # Python keeps bytes of the command line that are no UTF-8 as halves of characters.
+        raise SettingError(name, repr(text), "must be UTF-8") from None
+    return text
 
 
 def _error(of: Mapping[str, Any]) -> str:

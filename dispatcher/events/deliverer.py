@@ -1,13 +1,12 @@
 """The deliverer: sends what follows the end of an event, and records how that went.
 
-One target that hangs must hold up no other, so each may have a part of the threads only; and the threads are its own: asyncio's
+One target that hangs must hold up no other, so each may have a few under way only; and each has a thread of its own: asyncio's
 few are needed for requests, and a pool's are waited for when the process ends.
 """
 
 import asyncio
 import logging
 import threading
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -17,14 +16,10 @@ from dispatcher.background import cancel
 from dispatcher.events.destinations import Delivery, DeliveryError, Destinations
 from dispatcher.events.loops import forever
 from dispatcher.ledger import Ledger, deliveries
-from dispatcher.ledger.deliveries import Due
+from dispatcher.ledger.deliveries import Due, Room
 from dispatcher.ledger.following import REFUSED
 from dispatcher.ledger.settling import storable
 
-#: Sent at a time, each in a thread.
-_MANY: Final = 16
-#: Of them to one target.
-_FEW: Final = 4
 #: On PostgreSQL another dispatcher may have died with one.
 _TICK_S: Final = 5.0
 
@@ -59,20 +54,15 @@ class Deliverer:
     async def _step(self) -> None:
         self._due.clear()
         clock = self._ledger.clock
-        room = _MANY - len(self._under_way)
-        under_way = Counter(self._under_way.values())
-
-        def room_of(target: str) -> int:
-            return _FEW - under_way[target]
-
-        found = await self._ledger.write(deliveries.take, clock.now_ms(), room, room_of) if room else []
+        room = Room(self._under_way.values())
+        found = await self._ledger.write(deliveries.take, clock.now_ms(), room)
         for due in found:
             task = asyncio.create_task(self._deliver(due), name="delivery")
             self._under_way[task] = due.target
             task.add_done_callback(self._ended)
         if found:
             return
-        next_ms = await self._ledger.read(deliveries.next_due, room_of) if room else None
+        next_ms = await self._ledger.read(deliveries.next_due, room)
         pause_s = _TICK_S if next_ms is None else min(_TICK_S, max(next_ms - clock.now_ms(), 1) / 1000)
         try:
             await asyncio.wait_for(self._due.wait(), pause_s)
@@ -105,6 +95,7 @@ class Deliverer:
             given_up = await self._ledger.write(
                 deliveries.failed, due, storable(str(error)), self._ledger.clock, final=error.final
             )
+            self._count(due, "failed" if given_up else "retried")
             log.log(
                 logging.ERROR if given_up else logging.WARNING,
                 "a delivery failed" if given_up else "a delivery failed and is tried again",
@@ -112,6 +103,10 @@ class Deliverer:
             )
         else:
             await self._ledger.write(deliveries.delivered, [due.id], self._ledger.clock.now_ms())
+            self._count(due, "delivered")
+
+    def _count(self, due: Due, what: str) -> None:
+        self._ledger.counters[due.function, due.lane, f"deliveries:{due.kind}:{what}"] += 1
 
 
 async def _in_thread(work: Callable[[], None]) -> None:

@@ -163,6 +163,8 @@ class Ledger:
                 self.counters[one.function, one.lane, f"attempts:{one.kind}"] += 1
             if one.state != "queued":
                 self.counters[one.function, one.lane, one.state] += 1
+            if one.made:
+                self.counters[one.made, "event", "accepted"] += 1
         if any(one.state == "queued" for one in settled):
             self.on_due()
         if any(one.follows for one in settled):

@@ -1,7 +1,8 @@
 """Deliveries: what must reach a destination or a dead-letter queue, tried until it did or never will."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
 
@@ -20,6 +21,9 @@ _LONGEST_BACKOFF_S: Final = 300.0
 _ERROR_CHARS: Final = 1024
 #: As long as AWS keeps an event by default.
 _GIVE_UP_S: Final = 21_600.0
+#: Under way at a time. There are four services.
+_TO_SERVICE: Final = 8
+_TO_TARGET: Final = 4
 #: Target by target through the index: what waits for one that hangs, a million perhaps, is not touched.
 _WAITING: Final = text(
     "WITH RECURSIVE waiting(target) AS (SELECT min(target) FROM deliveries WHERE state = 'queued' UNION ALL "
@@ -44,18 +48,52 @@ class Due:
     tries: int
     """This one included."""
     request_id: str
+    function: str
+    """As the ledger has it, and its lane."""
+    lane: str
     function_arn: str
     success: bool
     trace_id: str
 
 
-def take(connection: Connection, now_ms: int, most: int, room: Callable[[str], int]) -> list[Due]:
-    """Deliveries that are due, ``room(target)`` of each at most; nobody else is given them for a minute."""
+class Room:
+    """How many more deliveries may begin. One target that hangs holds up no other of its service, and no service another."""
+
+    def __init__(self, under_way: Iterable[str]) -> None:
+        """``under_way``: the target of each."""
+        self._targets = Counter(under_way)
+        self._services = Counter(_service(target) for target in self._targets.elements())
+
+    def of(self, target: str) -> int:
+        """So many to this one."""
+        return min(_TO_TARGET - self._targets[target], _TO_SERVICE - self._services[_service(target)])
+
+    def under_way(self, target: str) -> int:
+        """So many to this one have begun."""
+        return self._targets[target]
+
+    def take(self, target: str, count: int) -> None:
+        """They begin."""
+        self._targets[target] += count
+        self._services[_service(target)] += count
+
+
+def _service(target: str) -> str:
+    parts = target.split(":", 3)
+    return parts[2] if len(parts) > 2 else ""
+
+
+def take(connection: Connection, now_ms: int, room: Room) -> list[Due]:
+    """Deliveries that are due, as many as there is room for; nobody else is given them for a minute.
+
+    Those whose target has the fewest under way come first, and among them what has waited for longest.
+    """
     rows: list[Row[Any]] = []
-    for target, due_at in _targets(connection):
-        limit = min(room(target), most - len(rows))
-        if due_at <= now_ms and limit > 0:
-            rows += _due(connection, target, now_ms, limit)
+    for target, due_at in sorted(_targets(connection), key=lambda found: room.under_way(found[0])):
+        if due_at <= now_ms and (limit := room.of(target)) > 0:
+            found = _due(connection, target, now_ms, limit)
+            room.take(target, len(found))
+            rows += found
     if rows:
         connection.execute(
             update(deliveries).where(deliveries.c.id == bindparam("delivery")),
@@ -71,6 +109,8 @@ def take(connection: Connection, now_ms: int, most: int, room: Callable[[str], i
             attributes=json.loads(row.attributes),
             tries=row.tries + 1,
             request_id=row.request_id,
+            function=row.function,
+            lane=row.lane,
             function_arn=function_arn(row.function, row.qualifier),
             success=row.condition == "Success",
             trace_id=row.trace_id,
@@ -79,9 +119,9 @@ def take(connection: Connection, now_ms: int, most: int, room: Callable[[str], i
     ]
 
 
-def next_due(connection: Connection, room: Callable[[str], int]) -> int | None:
+def next_due(connection: Connection, room: Room) -> int | None:
     """When the next one is due for whose target there is room, in ms since 1970; None when there is none."""
-    return next((due_at for target, due_at in _targets(connection) if room(target) > 0), None)
+    return next((due_at for target, due_at in _targets(connection) if room.of(target) > 0), None)
 
 
 def _targets(connection: Connection) -> list[tuple[str, int]]:
@@ -95,6 +135,7 @@ def _due(connection: Connection, target: str, now_ms: int, most: int) -> Sequenc
             deliveries,
             events.c.request_id,
             events.c.function,
+            events.c.lane,
             events.c.qualifier,
             events.c.condition,
             events.c.trace_id,

@@ -31,7 +31,8 @@ MESSAGE_BYTES: Final = 1 << 20
 FLIGHT_BYTES: Final = 64 << 20
 _LOCK: Final = 0x45564546
 _LANES: Final[tuple[Lane, ...]] = ("event", "replay")
-#: Flow by flow through the index, without touching the events between: a backlog of millions costs nothing.
+#: Flow by flow through the index, without touching the events between: a backlog of millions costs nothing. What is due comes
+#: first, so that those that wait for a retry never fill the answer.
 _WAITING: Final = text(
     "WITH RECURSIVE waiting(function) AS ("
     "SELECT min(function) FROM events WHERE state = 'queued' AND function > :after UNION ALL "
@@ -40,7 +41,7 @@ _WAITING: Final = text(
     "lanes(lane) AS (SELECT 'event' UNION ALL SELECT 'replay') "
     "SELECT function, lane, due_at FROM (SELECT function, lane, (SELECT min(due_at) FROM events WHERE state = 'queued' "
     "AND events.function = waiting.function AND events.lane = lanes.lane) AS due_at FROM waiting, lanes "
-    "WHERE function IS NOT NULL) AS flows WHERE due_at IS NOT NULL ORDER BY function, lane LIMIT 10000"
+    "WHERE function IS NOT NULL) AS flows WHERE due_at IS NOT NULL ORDER BY due_at > :now, function, lane LIMIT 10000"
 )
 #: A round ends when it has ended so many events without an attempt, or looked at so many flows: others wait for the writer.
 _MOST_ENDED: Final = 200
@@ -141,9 +142,11 @@ def feed(connection: Connection, plan: Plan, context: "settling.Context") -> Rou
 
 def _flows(connection: Connection, after: str, now_ms: int, done: Round) -> list[tuple[str, Lane]]:
     """What has something due, function and lane, those after ``after`` first; notes when the next is."""
-    behind = connection.execute(_WAITING, {"after": after}).all()
+    behind = connection.execute(_WAITING, {"after": after, "now": now_ms}).all()
     before = (
-        [row for row in connection.execute(_WAITING, {"after": ""}).all() if row.function <= after] if after else []
+        [row for row in connection.execute(_WAITING, {"after": "", "now": now_ms}).all() if row.function <= after]
+        if after
+        else []
     )
     rows = [*behind, *before]
     later = [row.due_at for row in rows if row.due_at > now_ms]
@@ -201,7 +204,8 @@ class _Turn:
         if self.plan.most[mode] <= self.flight.messages[mode] or self.flight.size >= FLIGHT_BYTES:
             self.done.full = True
             return False
-        self._feed(self._fitting(rows), target, mode)
+        # There each starts a container, which takes longer than most functions.
+        self._feed(rows[:1] if mode == "docker" else self._fitting(rows), target, mode)
         return True
 
     def _resolve(self, qualifier: str) -> Target | AwsError:

@@ -14,7 +14,7 @@ from dispatcher import lineage
 from dispatcher.catalog.resolving import EventConfig
 from dispatcher.catalog.rows import FunctionKey
 from dispatcher.ledger import records
-from dispatcher.ledger.accepting import EventRow, NewEvent, accept, key_of
+from dispatcher.ledger.accepting import EventRow, NewEvent, accept, key_of, key_text
 from dispatcher.ledger.deciding import Decision
 from dispatcher.sql.tables import attempts, deliveries, payloads
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _LAMBDA_PARTS = 7
 #: Attribute of a delivery that must not be made, and fails with this reason.
 REFUSED: Final = "refused"
+_FOREIGN: Final = "the destination is a function of another account"
 
 
 def follow(
@@ -35,24 +36,26 @@ def follow(
     ending: "Ending | None",
     context: "Context",
     error: str = "",
-) -> bool:
-    """Write down what is to be delivered; whether there is anything. ``ending``: of the last attempt, if there was one; ``error``:
-    why there was none.
+) -> str | None:
+    """Write down what is to be delivered. ``ending``: of the last attempt, if there was one; ``error``: why there was none.
+
+    Answers the function of the event that this made, empty if it made none; None when nothing follows.
     """
     success = decision.state == "succeeded"
     destination = config.on_success if success else config.on_failure
     dead_letter = "" if success else config.dead_letter
     if not decision.condition or not (destination or dead_letter):
-        return False
+        return None
+    made = ""
     payload = bytes(connection.execute(select(payloads.c.payload).where(payloads.c.event_id == row.id)).scalar_one())
     if destination:
         record = records.destination_record(_ended(connection, row, decision, ending, payload, context))
-        _send(connection, row, destination, record, context)
+        made = _send(connection, row, destination, record, context)
     if dead_letter:
         message = ending.error_message if ending is not None else error or decision.condition
         body, attributes = records.dead_letter(payload, row.request_id, message)
         _deliver(connection, row, "dead-letter", dead_letter, body, attributes, context)
-    return True
+    return made
 
 
 def function_arn(function: str, qualifier: str) -> str:
@@ -95,16 +98,20 @@ def _response(connection: Connection, row: EventRow, ending: "Ending | None") ->
     return None if found is None else records.Response(bytes(found.result), found.version, "Unhandled")
 
 
-def _send(connection: Connection, row: EventRow, target: str, record: bytes, context: "Context") -> None:
+def _send(connection: Connection, row: EventRow, target: str, record: bytes, context: "Context") -> str:
     parts = target.split(":")
     if len(parts) < _LAMBDA_PARTS or parts[2] != "lambda":
         _deliver(connection, row, "destination", target, record, {}, context)
-        return
+        return ""
     key = FunctionKey(parts[4], parts[3], parts[6])
+    # No such destination can be set any more, but databases have those from before.
+    if key.account != key_of(row.function).account:
+        _deliver(connection, row, "destination", target, record, {REFUSED: _FOREIGN}, context)
+        return ""
     trace_id = lineage.follow(row.trace_id, key.arn(None))
     if lineage.is_loop(trace_id, key.arn(None)):
         _deliver(connection, row, "destination", target, record, {REFUSED: lineage.MESSAGE}, context)
-        return
+        return ""
     event = NewEvent(
         str(uuid.uuid4()),
         key,
@@ -115,6 +122,7 @@ def _send(connection: Connection, row: EventRow, target: str, record: bytes, con
         parent=row.request_id,
     )
     accept(connection, [event], [next(context.ids)], context.clock.now_ms())
+    return key_text(key)
 
 
 def _deliver(

@@ -17,7 +17,6 @@ from dispatcher.ledger import Ledger
 from dispatcher.ledger.ids import first_of
 from dispatcher.settings import Retention
 from dispatcher.sql.tables import attempts, deliveries, events, payloads
-from dispatcher.wire.errors import AwsError
 
 _TABLES: Final = (events, payloads, attempts, deliveries)
 _BATCH: Final = 200
@@ -37,26 +36,15 @@ log = logging.getLogger(__name__)
 
 
 class Pruner:
-    """Deletes what is beyond the limits, for ever."""
+    """Deletes what is beyond the limits."""
 
     def __init__(self, ledger: Ledger, limits: Retention) -> None:
         self._ledger = ledger
         self._limits = limits
 
-    async def run(self) -> None:
-        """Go on until cancelled."""
-        told = False
-        while True:
-            pause_s = _SLEEP_S
-            try:
-                if await self.round():
-                    pause_s = _SHORTEST_PAUSE_S
-                told = False
-            except AwsError as error:
-                if not told:
-                    log.warning("old events stay: %s", error)
-                told = True
-            await asyncio.sleep(pause_s)
+    async def step(self) -> None:
+        """One round, and the pause after it."""
+        await asyncio.sleep(_SHORTEST_PAUSE_S if await self.round() else _SLEEP_S)
 
     async def round(self) -> int:
         """Delete what is too old, then some of what is too many; answers how many events."""

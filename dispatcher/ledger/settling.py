@@ -79,6 +79,8 @@ class Settled(msgspec.Struct, frozen=True, gc=False):
     condition: str
     follows: bool
     """Something is to be delivered, or another event was made."""
+    made: str
+    """The function of that event, which is in the lane ``event``; empty when there is none."""
 
 
 def settle(connection: Connection, endings: Sequence[Ending], context: Context) -> list[Settled]:
@@ -174,14 +176,18 @@ class _Changes:
                 "error_message": ending.error_message[:_MESSAGE_CHARS],
             }
         )  # fmt: skip
-        follows = over and following.follow(
-            self._connection,
-            row,
-            decision,
-            config,
-            ending if attempted else None,
-            self._context,
-            ending.error_message,
+        made = (
+            following.follow(
+                self._connection,
+                row,
+                decision,
+                config,
+                ending if attempted else None,
+                self._context,
+                ending.error_message,
+            )
+            if over
+            else None
         )
         return Settled(
             row.request_id,
@@ -190,7 +196,8 @@ class _Changes:
             ending.kind if attempted else None,
             decision.state,
             decision.condition,
-            follows,
+            made is not None,
+            made or "",
         )
 
     def _config(self, row: EventRow) -> EventConfig:

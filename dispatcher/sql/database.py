@@ -9,9 +9,11 @@ PostgreSQL: a few threads, each with a connection of the pool.
 
 import asyncio
 import fcntl
+import logging
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -21,7 +23,7 @@ from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVa
 
 from sqlalchemy import Connection, Engine, StaticPool, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DataError, InterfaceError, OperationalError
+from sqlalchemy.exc import DatabaseError, DataError, DBAPIError, InterfaceError, InternalError, OperationalError
 
 from dispatcher.sql.migrations import migrate
 from dispatcher.wire.errors import AwsError
@@ -39,6 +41,12 @@ _CONNECT_TIMEOUT_S: Final = 5
 _SILENCE_MS: Final = 10_000
 _STATEMENT_TIMEOUT_MS: Final = 30_000
 _IDLE_MS: Final = 10_000
+_TELL_S: Final = 10.0
+#: PostgreSQL, appendix A of its manual: one statement is too much for it, which no waiting cures; the user may not.
+_LIMIT_EXCEEDED: Final = "54"
+_NO_RIGHT: Final = "42501"
+
+log = logging.getLogger(__name__)
 
 
 class CatalogBusy(Exception):
@@ -59,6 +67,7 @@ class Database:
         self._writer = writer
         self._reader = reader
         self._lock = lock
+        self._tell_at = 0.0
 
     @classmethod
     async def open(cls, url: str) -> "Database":
@@ -111,11 +120,21 @@ class Database:
         who.submit(Work(work, committed, loop, future))
         try:
             return await future
-        except (OperationalError, InterfaceError) as error:
-            raise AwsError("ServiceException", "The database does not answer.", status=503) from error
         except (DataError, UnicodeError) as error:
             # PostgreSQL has no NUL characters in text, and neither database has halves of surrogate pairs.
             raise AwsError("InvalidParameterValueException", "The request has text that can't be stored.") from error
+        except DBAPIError as error:
+            if not is_unavailable(error):
+                raise
+            self._tell_why(error)
+            raise AwsError("ServiceException", "The database does not answer.", status=503) from error
+
+    def _tell_why(self, error: DBAPIError) -> None:
+        """Now and then: callers are many, and the reason stays the same."""
+        now = time.monotonic()
+        if now > self._tell_at:
+            self._tell_at = now + _TELL_S
+            log.warning("the database refuses: %s", str(error.orig).partition("\n")[0])
 
     def _migrate(self) -> None:
         with self._engine.begin() as connection:
@@ -132,6 +151,15 @@ class Database:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def is_unavailable(error: DBAPIError) -> bool:
+    """Whether the database can't serve anybody at the moment: it is gone, read-only (a failover), full, or broken."""
+    state = str(getattr(error.orig, "sqlstate", "") or "")
+    if isinstance(error, OperationalError | InterfaceError):
+        return not state.startswith(_LIMIT_EXCEEDED)
+    # InternalError: a read-only transaction, one that was idle for too long, corrupted data. SQLite has no name for the last.
+    return isinstance(error, InternalError) or type(error) is DatabaseError or state == _NO_RIGHT
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,6 +120,8 @@ def test_success(functions: Functions, aws_services: AwsServices) -> None:
     event = delivered(functions.stack, request_id)
     assert (event.state, event.deliveries[0]["tries"], event.deliveries[0]["error"]) == ("succeeded", 1, "")
     assert aws_services.messages(other) == []
+    line = f'function="{name}",lane="event",kind="destination",what="delivered"}} 1'.encode()
+    wait_until("the metric tells", lambda: line in functions.stack.get("/_everwarm/metrics")[1])
 
 
 def test_retries_exhausted_with_a_dead_letter_queue_too(functions: Functions, aws_services: AwsServices) -> None:

@@ -136,7 +136,10 @@ def test_nothing_to_set(two: Functions) -> None:
 
 
 def test_destinations(two: Functions) -> None:
-    for success, failure in ((QUEUE, TOPIC), (BUS, BUCKET), (two.arn("other", "$LATEST"), BUS)):
+    two.client.publish_version(FunctionName="other")
+    two.client.create_alias(FunctionName="other", Name="live", FunctionVersion="1")
+    others = [two.arn("other", qualifier) for qualifier in ("1", "live", "$LATEST")]
+    for success, failure in ((QUEUE, TOPIC), (BUS, BUCKET), *((other, BUS) for other in others)):
         found = put(two, **to(success, failure))["DestinationConfig"]
         assert found == {"OnSuccess": {"Destination": success}, "OnFailure": {"Destination": failure}}
 
@@ -147,7 +150,13 @@ def test_destinations(two: Functions) -> None:
         assert refused(two, Qualifier="live", **to(own)) == invalid(
             "You can't specify the function as a destination for itself."
         )
-    for arn in (two.arn("none"), f"{QUEUE}.fifo", f"{TOPIC}.fifo", f"arn:aws:events:{REGION}:111111111111:rule/r"):
+    # Functions and qualifiers that are missing, and functions of others whether they are there or not.
+    stranger = Functions(two.server, str(int(two.account) + 500_000_000_000))
+    stranger.create()
+    lost = (two.arn("none"), two.arn("other", "none"), two.arn("other", "2"), stranger.arn("fn"), stranger.arn("none"))
+    for arn in lost:
+        assert refused(two, **to(arn)) == invalid(f"The destination ARN {arn} is invalid.")
+    for arn in (*lost, f"{QUEUE}.fifo", f"{TOPIC}.fifo", f"arn:aws:events:{REGION}:111111111111:rule/r"):
         assert refused(two, **to(failure=arn)) == invalid(f"The destination ARN {arn} is invalid.")
     role = "arn:aws:iam::111111111111:role/r"
     whole = "The provided destination config DestinationConfig(onSuccess={}, onFailure={}) is invalid."
@@ -171,6 +180,7 @@ def test_destinations(two: Functions) -> None:
         (f"{QUEUE}.fifo", "FIFO SQS queue is not supported for dead letter configuration"),
         (f"{TOPIC}.fifo", "FIFO SNS topic is not supported for dead letter configuration"),
         ("arn:aws:sqs:queue", "arn:aws:sqs:queue names no queue and no topic"),
+        (f"{QUEUE}{'x' * 80}", f"{QUEUE}{'x' * 80} names no queue and no topic"),
     ],
 )
 def test_dead_letter_queues(two: Functions, arn: str, reason: str) -> None:

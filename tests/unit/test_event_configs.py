@@ -150,12 +150,17 @@ def test_services(arn: str, service: str) -> None:
     assert service_of(arn) == service
 
 
-def test_a_function_of_another_account_is_not_looked_for(url: str) -> None:
+def test_a_destination_is_a_function_of_the_account_that_is_there(url: str) -> None:
     async def work(catalog: Catalog) -> None:
-        mine = KEY._replace(name="none").arn()
-        with pytest.raises(AwsError, match="is invalid"):
-            await catalog.write(event_configs.put, KEY, None, EventConfigChange(on_failure=mine))
-        foreign = KEY._replace(account="222222222222", name="none").arn()
-        await catalog.write(event_configs.put, KEY, None, EventConfigChange(on_failure=foreign))
+        other, foreign = KEY._replace(name="other"), KEY._replace(account="222222222222")
+        for key in (other, foreign):
+            await catalog.write(functions.create, key, Draft(CONFIG, Code(sha256="ab", size=10), {}, publish=True))
+            await catalog.activate(key)
+        for arn in (other.arn(), other.arn("$LATEST"), other.arn("1"), other.arn("01")):
+            await catalog.write(event_configs.put, KEY, None, EventConfigChange(on_failure=arn))
+        missing = KEY._replace(name="none").arn()
+        for arn in (missing, other.arn("2"), other.arn("live"), foreign.arn(), foreign._replace(name="none").arn()):
+            with pytest.raises(AwsError, match="is invalid"):
+                await catalog.write(event_configs.put, KEY, None, EventConfigChange(on_failure=arn))
 
     using(url, work)

@@ -22,7 +22,9 @@ from dispatcher.clock import Clock
 from dispatcher.ledger import Ledger, deliveries
 from dispatcher.ledger.accepting import NewEvent
 from dispatcher.ledger.deciding import Kind
+from dispatcher.ledger.deliveries import Room
 from dispatcher.ledger.feeding import FLIGHT_BYTES, MESSAGE_BYTES, Fed, Plan, Round
+from dispatcher.ledger.following import REFUSED
 from dispatcher.ledger.settling import Ending, Settled, storable
 from dispatcher.sql import tables
 from dispatcher.wire.errors import AwsError
@@ -261,6 +263,31 @@ def test_the_oldest_goes_first_and_messages_have_their_size(run: Run) -> None:
         assert all(one.attempt == 1 and one.payload == b"{}" for message in done.fed for one in message.events)
         row = await bench.row(ids[0])
         assert (row.state, row.attempt, row.mode, row.message) == ("fed", 1, "local", done.fed[0].message)
+
+    run(work)
+
+
+def test_where_each_starts_a_container_a_message_has_one(run: Run) -> None:
+    async def work(bench: Bench) -> None:
+        await bench.function("a", "docker")
+        bench.sizes["a"] = 3
+        ids = await bench.accept("a", 4)
+        done = await bench.feed()
+        assert [len(message.events) for message in done.fed] == [1] * 4
+        assert ids_of(done.fed) == ids
+
+    run(work)
+
+
+def test_what_is_due_is_found_behind_any_number_that_wait(run: Run) -> None:
+    async def work(bench: Bench) -> None:
+        new = [NewEvent(str(uuid.uuid4()), key(f"a{number}"), "", b"{}") for number in range(10_050)]
+        await asyncio.gather(*(bench.ledger.accept(one) for one in new))
+        later = update(tables.events).values(due_at=bench.clock.ms + 60_000)
+        await bench.ledger.write(lambda connection: connection.execute(later))
+        await bench.function("b")
+        ids = await bench.accept("b")
+        assert ids_of((await bench.feed()).fed) == ids
 
     run(work)
 
@@ -615,13 +642,32 @@ def test_an_end_and_what_follows_are_one_change(run: Run) -> None:
         assert record["requestContext"]["requestId"] == good
         row = await bench.row(other.events[0].request_id)
         assert (row.parent, row.origin) == (good, "destination:a")
-        due = await bench.ledger.write(deliveries.take, bench.clock.ms, 10, _all)
+        due = await bench.ledger.write(deliveries.take, bench.clock.ms, Room(()))
         assert sorted((one.kind, one.target, one.request_id, one.success) for one in due) == [
             ("dead-letter", QUEUE, bad, False),
             ("destination", TOPIC, bad, False),
         ]
         letter = next(one for one in due if one.kind == "dead-letter")
         assert (letter.body, letter.attributes["ErrorMessage"]) == (b'{"n" : 1}', "no")
+
+    run(work)
+
+
+def test_a_destination_of_another_account_from_before_is_a_failed_delivery(run: Run) -> None:
+    async def work(bench: Bench) -> None:
+        await bench.function("a")
+        await bench.catalog.write(event_configs.put, key("a"), None, EventConfigChange(on_success=TOPIC))
+        foreign = key("a")._replace(account="222222222222").arn()
+        change = update(tables.event_invoke_configs).values(on_success=foreign)
+        await bench.ledger.write(lambda connection: connection.execute(change))
+        (one,) = await bench.accept("a")
+        (settled,) = await bench.settle((await bench.feed()).fed)
+        assert (settled.state, settled.follows) == ("succeeded", True)
+        assert await bench.count(tables.events) == 1
+        query = select(tables.deliveries)
+        (delivery,) = await bench.ledger.read(lambda connection: list(connection.execute(query)))
+        assert (delivery.event_id, delivery.target) == ((await bench.row(one)).id, foreign)
+        assert json.loads(delivery.attributes) == {REFUSED: "the destination is a function of another account"}
 
     run(work)
 
@@ -635,7 +681,7 @@ def test_too_old_after_a_try_has_the_response_of_that_try(run: Run) -> None:
         await bench.settle((await bench.feed()).fed, "function_error", result=b'{"errorMessage":"no"}')
         bench.clock.pass_s(61)
         assert [one.condition for one in (await bench.feed()).ended] == ["EventAgeExceeded"]
-        (due,) = await bench.ledger.write(deliveries.take, bench.clock.ms, 10, _all)
+        (due,) = await bench.ledger.write(deliveries.take, bench.clock.ms, Room(()))
         record = json.loads(due.body)
         assert record["requestContext"]["approximateInvokeCount"] == 1
         assert record["responseContext"] == {
@@ -678,14 +724,11 @@ def test_any_type_of_an_error_can_be_settled(run: Run) -> None:
 # --- deliveries ---
 
 
-def _all(_target: str) -> int:
-    """Room for deliveries to any target."""
-    return 10
+def test_what_hangs_holds_up_no_other(run: Run) -> None:
+    others = [f"{QUEUE}-{number}" for number in range(3)]
 
-
-def test_a_target_that_is_busy_holds_up_no_other(run: Run) -> None:
     async def work(bench: Bench) -> None:
-        for name, target in (("a", QUEUE), ("b", TOPIC)):
+        for name, target in (("a", QUEUE), ("b", TOPIC), *zip("cde", others, strict=True)):
             await bench.function(name)
             await bench.catalog.write(event_configs.put, key(name), None, EventConfigChange(on_success=target))
             bench.sizes[name] = 20
@@ -693,19 +736,20 @@ def test_a_target_that_is_busy_holds_up_no_other(run: Run) -> None:
             await bench.settle((await bench.feed()).fed)
             bench.clock.pass_s(1)
 
-        async def take(most: int, **room: int) -> dict[str, int]:
-            def room_of(target: str) -> int:
-                return room["queue" if target == QUEUE else "topic"]
-
-            due = await bench.ledger.write(deliveries.take, bench.clock.ms, most, room_of)
+        async def take(*under_way: str) -> dict[str, int]:
+            due = await bench.ledger.write(deliveries.take, bench.clock.ms, Room(under_way))
             return dict(Counter(one.target for one in due))
 
-        assert await take(10, queue=4, topic=4) == {QUEUE: 4, TOPIC: 4}
-        assert await take(10, queue=0, topic=4) == {TOPIC: 4}
-        assert await take(3, queue=2, topic=4) == {QUEUE: 2, TOPIC: 1}
-        assert await bench.ledger.read(deliveries.next_due, lambda target: target == TOPIC) == bench.clock.ms - 1000
-        bench.clock.pass_s(-2)
-        assert await take(10, queue=0, topic=4) == {}
+        # A target has four at a time, and a service eight.
+        assert await take() == {QUEUE: 4, TOPIC: 4, others[0]: 4}
+        assert await take(*[QUEUE] * 4, *[others[0]] * 4) == {TOPIC: 4}
+        assert await take(*[QUEUE] * 4, *[TOPIC] * 4) == {others[0]: 4}
+        # Of those of one service whoever has the fewest under way is first.
+        assert await take(*[QUEUE] * 2, *[others[0]] * 3, *[TOPIC] * 3) == {others[1]: 3, TOPIC: 1}
+        full = Room([*[QUEUE] * 4, *[others[0]] * 4])
+        assert await bench.ledger.read(deliveries.next_due, full) == bench.clock.ms - 4000
+        bench.clock.pass_s(-9)
+        assert await take() == {}
 
     run(work)
 
@@ -718,23 +762,23 @@ def test_deliveries_are_tried_until_they_are_given_up(run: Run) -> None:
         await bench.settle((await bench.feed()).fed)
         waits = []
         for tries in range(1, 12):
-            (due,) = await bench.ledger.write(deliveries.take, bench.clock.ms, 10, _all)
+            (due,) = await bench.ledger.write(deliveries.take, bench.clock.ms, Room(()))
             assert due.tries == tries
-            assert await bench.ledger.write(deliveries.take, bench.clock.ms, 10, _all) == [], "it has been taken"
+            assert await bench.ledger.write(deliveries.take, bench.clock.ms, Room(())) == [], "it has been taken"
             assert not await bench.ledger.write(deliveries.failed, due, "down", bench.clock, final=False)
-            next_ms = await bench.ledger.read(deliveries.next_due, _all)
+            next_ms = await bench.ledger.read(deliveries.next_due, Room(()))
             assert next_ms is not None
             waits.append((next_ms - bench.clock.ms) / 1000)
             bench.clock.pass_s(waits[-1])
         assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
         assert (await bench.row(one)).state == "succeeded"
         bench.clock.pass_s(21_600)
-        (due,) = await bench.ledger.write(deliveries.take, bench.clock.ms, 10, _all)
+        (due,) = await bench.ledger.write(deliveries.take, bench.clock.ms, Room(()))
         assert await bench.ledger.write(deliveries.failed, due, "still down", bench.clock, final=False)
         row = await bench.row(one)
         assert (row.state, row.error_type) == ("failed", "DestinationDeliveryFailed")
         assert row.error_message == f"{QUEUE}: still down"
-        assert await bench.ledger.read(deliveries.next_due, _all) is None
+        assert await bench.ledger.read(deliveries.next_due, Room(())) is None
 
     run(work)
 
@@ -745,11 +789,11 @@ def test_one_that_a_dead_dispatcher_had_is_tried_again(run: Run) -> None:
         await bench.catalog.write(event_configs.put, key("a"), None, EventConfigChange(on_success=QUEUE))
         await bench.accept("a")
         await bench.settle((await bench.feed()).fed)
-        assert len(await bench.ledger.write(deliveries.take, bench.clock.ms, 10, _all)) == 1
+        assert len(await bench.ledger.write(deliveries.take, bench.clock.ms, Room(()))) == 1
         bench.clock.pass_s(59)
-        assert await bench.ledger.write(deliveries.take, bench.clock.ms, 10, _all) == []
+        assert await bench.ledger.write(deliveries.take, bench.clock.ms, Room(())) == []
         bench.clock.pass_s(1)
-        assert [one.tries for one in await bench.ledger.write(deliveries.take, bench.clock.ms, 10, _all)] == [2]
+        assert [one.tries for one in await bench.ledger.write(deliveries.take, bench.clock.ms, Room(()))] == [2]
 
     run(work)
 

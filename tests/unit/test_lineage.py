@@ -107,6 +107,12 @@ def test_a_wide_chain_forgets_the_oldest_and_stays_short() -> None:
     assert len(header) < 600
 
 
+def test_a_header_of_any_length_is_followed_by_a_short_one() -> None:
+    header = lineage.follow(f"Root=1-{'5' * 300_000};Lineage={name_of(A)}:3", B)
+    assert len(header) < 600
+    assert chain_of(header) == f"{name_of(A)}:3|{name_of(B)}:1"
+
+
 def test_a_count_from_a_caller_is_taken_as_it_is() -> None:
     # A function may write anything into its calls; it only stops itself.
     assert lineage.is_loop(f"{TRACE};Lineage={name_of(A)}:99999", A)

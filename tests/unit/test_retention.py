@@ -209,7 +209,7 @@ def test_a_pruner_goes_on_until_nothing_is_left_to_do(url: str, monkeypatch: pyt
             rounds = 0
             while await pruner.round():
                 rounds += 1
-            task = asyncio.create_task(pruner.run())
+            task = asyncio.create_task(pruner.step())
             await asyncio.sleep(0.2)
             task.cancel()
             return await ledger.read(left), rounds
