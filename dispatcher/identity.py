@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from dispatcher.settings import Credential
 from dispatcher.sigv4 import (
@@ -93,6 +93,18 @@ def claim_of(request: Request, credentials: Sequence[Credential], function_secre
     credential = find_credential(signature, credentials)
     check_time(signature, now)
     return Claim(Identity(credential.account, _region(signature.scope.region)), signature, credential.secret)
+
+
+def signer_of(scope: Mapping[str, Any]) -> str:
+    """The account that signed the request of a page; empty when no credentials are configured, and anybody may be anybody."""
+    return str(scope.get(PAGE_ACCOUNT, ""))
+
+
+def own_account(account: str, signer: str) -> str:
+    """The account to look in; raises ``AccessDeniedException`` for one that is not the signer's."""
+    if signer and account not in {"", signer}:
+        raise AwsError("AccessDeniedException", f"account: these credentials are of {signer}, and see no other account")
+    return account or signer
 
 
 def check_function_api(identity: Identity, operation: str, policy: FunctionApi) -> None:

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from dispatcher.events.cancelling import Canceller, HasEnded, NoSuchEvent
-from dispatcher.identity import DEFAULT_ACCOUNT, DEFAULT_REGION, PAGE_ACCOUNT
+from dispatcher.identity import DEFAULT_ACCOUNT, DEFAULT_REGION, own_account, signer_of
 from dispatcher.ledger import Ledger, cancelling, listing
 from dispatcher.ledger.accepting import key_of
 from dispatcher.ledger.listing import STATES, Filters
@@ -85,14 +85,14 @@ class InvocationPages:
         """The newest that match."""
         query = dict(request.query_params)
         limit = _limit(query.pop("limit", str(_DEFAULT_LIMIT)))
-        found = await self._ledger.read(listing.list_events, parse_filters(query, _signer(request)), limit)
+        found = await self._ledger.read(listing.list_events, parse_filters(query, signer_of(request.scope)), limit)
         return JSONResponse({"invocations": found})
 
     @_answers_errors
     async def one(self, request: Request) -> Response:
         """One with its attempts and deliveries; ``?account=`` and ``?region=`` may say whose it has to be."""
         query, request_id = request.query_params, request.path_params["request_id"]
-        account = _own(query.get("account", ""), _signer(request))
+        account = own_account(query.get("account", ""), signer_of(request.scope))
         found = await self._ledger.read(listing.get, account, query.get("region", ""), request_id)
         if found is None:
             raise NoSuchEvent(request_id)
@@ -101,7 +101,7 @@ class InvocationPages:
     @_answers_errors
     async def cancel(self, request: Request) -> Response:
         """Cancel one; 409 when it has ended."""
-        request_id, signer = request.path_params["request_id"], _signer(request)
+        request_id, signer = request.path_params["request_id"], signer_of(request.scope)
         if signer:
             row = await self._ledger.read(cancelling.one, request_id)
             if row is None or key_of(row.function).account != signer:
@@ -116,7 +116,7 @@ class InvocationPages:
         everything = body.pop("all", False)
         if everything is not True and everything is not False:
             raise _BadRequest("all: must be true or false")
-        filters = parse_filters(body, _signer(request))
+        filters = parse_filters(body, signer_of(request.scope))
         if filters.state not in {None, "queued", "fed"}:
             raise _BadRequest("state: only what is queued or fed can be cancelled")
         if not everything and not body:
@@ -145,7 +145,7 @@ def parse_filters(given: Mapping[str, Any], signer: str = "") -> Filters:
     default_account, default_region = (DEFAULT_ACCOUNT, DEFAULT_REGION) if given.get("function") else ("", "")
     now_ms = int(time.time() * 1000)
     return Filters(
-        account=_own(given.get("account", ""), signer) or default_account,
+        account=own_account(given.get("account", ""), signer) or default_account,
         region=given.get("region", default_region),
         function=given.get("function", ""),
         state=state,
@@ -155,18 +155,6 @@ def parse_filters(given: Mapping[str, Any], signer: str = "") -> Filters:
         origin=given.get("origin", ""),
         lane=given.get("lane", ""),
     )
-
-
-def _signer(request: Request) -> str:
-    """Empty when no credentials are configured, and anybody may be anybody."""
-    return str(request.scope.get(PAGE_ACCOUNT, ""))
-
-
-def _own(account: str, signer: str) -> str:
-    """The account to look in; raises ``AccessDeniedException`` for one that is not the signer's."""
-    if signer and account not in {"", signer}:
-        raise AwsError("AccessDeniedException", f"account: these credentials are of {signer}, and see no other account")
-    return account or signer
 
 
 def _when(name: str, value: str | None, now_ms: int) -> int | None:

@@ -1,4 +1,7 @@
-"""The pages below ``/_everwarm``: health, what runs, metrics and logs."""
+"""The pages below ``/_everwarm``: health, what runs, metrics and logs.
+
+Where requests are signed, environments and logs are those of the signer's account; metrics are the operator's.
+"""
 
 from collections.abc import Awaitable, Callable
 from functools import wraps
@@ -9,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from dispatcher.identity import DEFAULT_ACCOUNT, DEFAULT_REGION
+from dispatcher.identity import DEFAULT_ACCOUNT, DEFAULT_REGION, own_account, signer_of
 from dispatcher.ledger import Ledger
 from dispatcher.ledger.listing import gauges
 from dispatcher.logs import Logs
@@ -83,8 +86,9 @@ class Pages:
         return JSONResponse({"status": "ok", "modes": sorted(self._queue.modes)})
 
     @_needs_redis
-    async def environments(self, _: Request) -> Response:
+    async def environments(self, request: Request) -> Response:
         """All environments."""
+        signer = signer_of(request.scope)
         rows = [
             {
                 "id": record["id"],
@@ -92,6 +96,7 @@ class Pages:
                 "last_use": int(record.get("last_use", 0)),
             }
             for record in await self._queue.environments()
+            if not signer or record.get("account") == signer
         ]
         return JSONResponse({"environments": rows})
 
@@ -118,12 +123,13 @@ class Pages:
         lines += gauge_lines(await self._ledger.read(gauges), self._ledger.clock.now_ms())
         return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
 
+    @_needs_redis
     async def function_log(self, request: Request) -> Response:
         """What a function wrote; ``?follow=1`` goes on, ``?account=`` and ``?region=`` name it fully."""
         query = request.query_params
         try:
             path = self._logs.path(
-                query.get("account", DEFAULT_ACCOUNT),
+                own_account(query.get("account", ""), signer_of(request.scope)) or DEFAULT_ACCOUNT,
                 query.get("region", DEFAULT_REGION),
                 request.path_params["function"],
             )

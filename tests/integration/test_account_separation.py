@@ -41,10 +41,10 @@ class SharedStack(Stack):
     def __init__(self) -> None:
         super().__init__({"EVERWARM_CREDENTIALS": ",".join(":".join(user) for user in (ANN, BOB))})
 
-    def get(self, path: str) -> tuple[int, bytes]:
+    def get(self, path: str, user: User = ANN) -> tuple[int, bytes]:
         """As the base class, signed."""
         request = AWSRequest("GET", self.endpoint + path)
-        SigV4Auth(Credentials(ANN.key, ANN.secret), "lambda", "us-east-1").add_auth(request)
+        SigV4Auth(Credentials(user.key, user.secret), "lambda", "us-east-1").add_auth(request)
         return self._ask(_plain(request))
 
     def functions(self, user: User) -> Functions:
@@ -149,3 +149,21 @@ def test_no_destination_reaches_another_accounts_function(shared: SharedStack) -
             assert message == f"The destination ARN {arn} is invalid."
     assert wait_until_ended(shared, send(mine, name, {})).state == "succeeded"
     assert ids(shared.page(BOB, f"?function={victim}")) == []
+
+
+def test_environments_and_logs_are_seen_by_their_account_only(shared: SharedStack) -> None:
+    name = shared.functions(BOB).python("def handler(event, context): print('of bob')")
+    shared.functions(BOB).invoke(name, {})
+
+    def environments(user: User) -> list[str]:
+        status, text = shared.get("/_everwarm/environments", user)
+        assert status == 200
+        return [row["function"] for row in json.loads(text)["environments"]]
+
+    assert name in wait_until("it is there", lambda: environments(BOB))
+    assert name not in environments(ANN)
+    log = f"/_everwarm/logs/{name}"
+    wait_until("its log is there", lambda: b"of bob" in shared.get(log, BOB)[1])
+    assert shared.get(f"{log}?account={BOB.account}", BOB)[0] == 200
+    assert shared.get(f"{log}?account={BOB.account}", ANN)[0] == 403
+    assert shared.get(log, ANN) == (404, b'{"message":"this function has written nothing yet"}')
