@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers import frames
@@ -34,6 +34,7 @@ def joined(some: list[Frame]) -> bytes:
 
 
 @given(some_frames, st.lists(st.integers(1, 400)))
+@settings(deadline=None)
 def test_frames_arrive_whole_however_they_are_cut(sent: list[Frame], cuts: list[int]) -> None:
     data, decoder, got = joined(sent), Decoder(), list[Frame]()
     for cut in cuts:
@@ -45,6 +46,7 @@ def test_frames_arrive_whole_however_they_are_cut(sent: list[Frame], cuts: list[
 
 
 @given(some_frames, st.data())
+@settings(deadline=None)
 def test_what_is_cut_off_stays_pending(sent: list[Frame], data: st.DataObject) -> None:
     stream = joined(sent)
     cut = data.draw(st.integers(0, len(stream)))
@@ -55,6 +57,7 @@ def test_what_is_cut_off_stays_pending(sent: list[Frame], data: st.DataObject) -
 
 
 @given(st.lists(st.binary(max_size=200)))
+@settings(deadline=None)
 def test_any_bytes_are_frames_or_an_error_and_little_is_kept(pieces: list[bytes]) -> None:
     decoder = Decoder()
     for piece in pieces:
@@ -80,6 +83,7 @@ def test_the_largest_payload_passes_and_a_larger_one_does_not() -> None:
 
 
 @given(st.integers(0, 3), st.integers(0, 9))
+@settings(deadline=None)
 def test_a_body_becomes_data_frames_without_copies(whole: int, rest: int) -> None:
     body = bytes(whole * frames.MAX_PAYLOAD + rest)
     buffers = list(frames.encode_data(memoryview(body), 3))

@@ -5,7 +5,7 @@ from concurrent.futures import CancelledError, Future
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers import frames
@@ -306,6 +306,7 @@ any_frames = st.lists(st.tuples(st.sampled_from(sorted(frames.type_names)), st.i
 
 
 @given(any_frames, st.booleans())
+@settings(deadline=None)
 def test_any_order_of_frames_ends_in_one_end_and_resolved_futures(some: list[Frame], busy: bool) -> None:
     wire = Wire().started()
     answer = wire.invoke() if busy else None

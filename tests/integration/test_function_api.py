@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.services.calls import wait_until_handed_back
 from tests.services.functions import Functions
 from tests.services.stack import Stack
 
@@ -164,6 +165,7 @@ def handler(event, context):
     return os.getpid()
 """)
     first = functions.invoke(name, other)
+    wait_until_handed_back(functions, name)
     assert functions.invoke(name, other).json == first.json
 
 

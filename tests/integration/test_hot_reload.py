@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.services.calls import start_call, wait_until_running
+from tests.services.calls import start_call, wait_until_handed_back, wait_until_running
 from tests.services.functions import ROLE, Functions, runtime_of
 from tests.services.local import python_runtime
 from tests.services.processes import look
@@ -92,11 +92,13 @@ def test_the_invocation_after_an_edit_runs_it(
     name = deploy(functions, code, bucket)
     word, first = functions.invoke(name, {}).json
     assert word == "first"
+    wait_until_handed_back(functions, name)
     assert functions.invoke(name, {}).json == ["first", first], "without an edit it stays warm"
     for number in range(10):
         edit(code / "index.py", SOURCE.format(word=f"edit {number}"))
         word, pid = functions.invoke(name, {}).json
         assert word == f"edit {number}"
+        wait_until_handed_back(functions, name)
         assert functions.invoke(name, {}).json == [word, pid]
     wait_until("the first process is gone", lambda: look(first) is None)
 
@@ -125,6 +127,7 @@ def test_node(functions: Functions, code: Path) -> None:
     write(code / "index.js", "exports.handler = async () => ['one', process.pid];")
     name = deploy(functions, code, Runtime=runtime_of("node"))
     _, pid = functions.invoke(name, {}).json
+    wait_until_handed_back(functions, name)
     assert functions.invoke(name, {}).json == ["one", pid]
     write(code / "index.js", "exports.handler = async () => ['two', process.pid];")
     word, other = functions.invoke(name, {}).json
@@ -133,7 +136,7 @@ def test_node(functions: Functions, code: Path) -> None:
 
 def test_a_running_call_finishes_on_the_old_code(functions: Functions, code: Path) -> None:
     name = deploy(functions, code)
-    running = start_call(functions, name, {"s": 1.5})
+    running = start_call(functions, name, {"s": 6})
     wait_until_running(functions, name)
     write(code / "index.py", SOURCE.format(word="second"))
     assert functions.invoke(name, {}).json[0] == "second"

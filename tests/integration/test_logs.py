@@ -47,7 +47,7 @@ def test_one_dispatcher_stores_at_a_time(redis_server: RedisServer, tmp_path: Pa
 
 
 def test_a_reader_that_follows_keeps_nothing_from_stopping(make_stack: Callable[..., Stack]) -> None:
-    stack = make_stack()
+    stack = make_stack(EVERWARM_DRAIN_S="30")
     functions = Functions(stack)
     name = functions.python("def handler(event, context):\n    print('said')\n")
     assert functions.invoke(name, {}).error is None
@@ -55,18 +55,18 @@ def test_a_reader_that_follows_keeps_nothing_from_stopping(make_stack: Callable[
     with urllib.request.urlopen(f"{stack.endpoint}/_everwarm/logs/{name}?follow=1", timeout=10) as followed:
         assert followed.readline()
         began = time.monotonic()
-        stack.stop("dispatcher")
-        assert time.monotonic() - began < 3
+        stack.stop("dispatcher", 40)
+        assert time.monotonic() - began < 15
         assert b"said" in followed.read()
 
 
 def test_calls_that_run_when_all_time_is_over_are_answered(make_stack: Callable[..., Stack]) -> None:
     stack = make_stack(EVERWARM_DRAIN_S="0.5")
     functions = Functions(stack)
-    name = functions.sample("sleeps", Timeout=30)
+    name = functions.sample("sleeps", Timeout=60)
     functions.invoke(name, {"seconds": 0})
     with ThreadPoolExecutor(1) as pool:
-        call = pool.submit(functions.refused, name, {"seconds": 20})
+        call = pool.submit(functions.refused, name, {"seconds": 40})
         wait_until("it runs", lambda: b"calls_waiting 1" in stack.get("/_everwarm/metrics")[1])
-        stack.stop("dispatcher", 4.0)
+        stack.stop("dispatcher", 15)
         assert call.result()[:2] == ("ServiceException", 503)

@@ -13,7 +13,7 @@ from workers.cgroups import MemoryGroups
 from workers.loop import LoopThread
 from workers.modes.places import Place, Places
 
-UIDS = range(1_790_000_000, 1_790_000_100)
+UIDS = range(1_795_000_000, 1_795_000_100)
 
 
 def _fail(error: BaseException) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.services.calls import start_call, wait_until_idle
+from tests.services.calls import start_call, wait_until_handed_back, wait_until_idle
 from tests.services.functions import SAMPLES, Functions
 from tests.services.processes import look, tree
 from tests.services.redis import RedisServer
@@ -38,6 +38,8 @@ class Attacker:
         """What happened."""
         answer = self.functions.invoke(self.name, {"do": do, **event})
         assert answer.error is None, answer.body
+        # So that the next call has the same environment.
+        wait_until_handed_back(self.functions, self.name)
         found: dict[str, Any] = answer.json
         return found
 
@@ -199,7 +201,7 @@ def handler(event, context):
     time.sleep(event["s"])
     return [os.environ["TMPDIR"], os.getuid()]
 """)
-    calls = [start_call(functions, name, {"s": 1}) for _ in range(2)]
+    calls = [start_call(functions, name, {"s": 4}) for _ in range(2)]
     (one, uid), (other, other_uid) = (call.result(20).json for call in calls)
     assert (one != other, uid != other_uid) == (True, True)
     wait_until_idle(functions, name, 2)

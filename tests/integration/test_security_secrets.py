@@ -52,7 +52,7 @@ def used() -> Iterator[tuple[Stack, list[dict[str, Any]], str]]:
         stack.start()
         functions = Functions(stack)
         with stack.redis.client.monitor() as monitor:  # type: ignore[no-untyped-call]
-            name = functions.python(SOURCE, Environment={"Variables": {"SECRET": VARIABLE}}, Timeout=1)
+            name = functions.python(SOURCE, Environment={"Variables": {"SECRET": VARIABLE}}, Timeout=3)
             context = base64.b64encode(json.dumps({"custom": {"a": CONTEXT}}).encode()).decode()
             for event in ({}, {"print": 1}, {"fail": 1}, {"exit": 1}, {"hang": 1}, {"large": LARGE + "x" * 100_000}):
                 functions.invoke(name, {"secret": PAYLOAD, **event}, ClientContext=context)

@@ -203,7 +203,15 @@ class Functions:
 
     def environments(self, name: str) -> list[dict[str, Any]]:
         """The function's environments, as the server's page shows them."""
-        status, body = self.stack.get("/_everwarm/environments")
+
+        def page() -> tuple[int, bytes] | None:
+            found = self.stack.get("/_everwarm/environments")
+            return found if found[0] != 503 else None
+
+        # 503: Redis did not answer in time, as happens for a moment on a machine that stalls.
+        found = wait_until("the page of the environments is there", page, every_s=0.1)
+        assert found is not None
+        status, body = found
         assert status == 200, body
         return [found for found in json.loads(body)["environments"] if found["function"] == name]
 
