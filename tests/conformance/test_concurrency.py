@@ -47,7 +47,7 @@ def test_reserved_concurrency_exactly(functions: Functions) -> None:
 def test_one_at_a_time(functions: Functions) -> None:
     name = functions.sample("sleeps")
     functions.client.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=1)
-    running = start_call(functions, name, {"seconds": 1})
+    running = start_call(functions, name, {"seconds": 5})
     wait_until_running(functions, name)
     assert outcome(functions, name, 0) == RESERVED
     running.result(20)
@@ -96,7 +96,7 @@ def test_a_version_counts_with_its_function(functions: Functions) -> None:
     name = functions.sample("sleeps")
     functions.client.publish_version(FunctionName=name)
     functions.client.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=1)
-    running = start_call(functions, name, {"seconds": 1}, Qualifier="1")
+    running = start_call(functions, name, {"seconds": 5}, Qualifier="1")
     wait_until(
         "version 1 runs",
         lambda: [e for e in functions.environments(name) if (e["version"], e["state"]) == ("1", "leased")],

@@ -83,19 +83,19 @@ def test_functions_do_not_share(functions: Functions) -> None:
 
 
 def test_idle_ones_expire(make_functions: MakeFunctions) -> None:
-    functions = make_functions(LAMBDA_KEEPALIVE_MS="2000")
+    functions = make_functions(LAMBDA_KEEPALIVE_MS="6000")
     name = functions.python(SLEEPS)
     first = functions.invoke(name, {}).json
     if functions.keeps_environment:
         wait_until_idle(functions, name)
         # A call in time keeps it; and while one runs for longer than that, it is not idle.
-        assert functions.invoke(name, {"s": 3}).json[3] == first[3]
+        assert functions.invoke(name, {"s": 8}).json[3] == first[3]
         wait_until_idle(functions, name)
         kept = functions.invoke(name, {}).json
         assert kept[3] == first[3]
         assert kept[1] == (3 if functions.keeps_process else 1)
     ended = time.monotonic()
-    wait_until("the environment is gone", lambda: functions.environments(name) == [], 10)
+    wait_until("the environment is gone", lambda: functions.environments(name) == [], 20)
     assert time.monotonic() - ended > 1.0 or not functions.keeps_environment
     functions.wait_until_ended(first[3])
     wait_until("all are gone", lambda: not [p for p in everything() if p.uid in functions.stack.uids])
@@ -116,7 +116,7 @@ def test_a_running_call_finishes_on_the_old_code(functions: Functions) -> None:
     name = functions.python(SLEEPS)
     before = functions.invoke(name, {}).json
     wait_until_handed_back(functions, name)
-    running = start_call(functions, name, {"s": 4 if functions.in_containers else 3})
+    running = start_call(functions, name, {"s": 8})
     wait_until_running(functions, name)
     functions.update(name, SLEEPS.replace("WORD", "NEW"))
     after = functions.invoke(name, {}).json
@@ -145,7 +145,7 @@ def test_a_new_configuration_replaces_idle_ones(functions: Functions) -> None:
 
 def test_a_function_deleted_while_it_runs(functions: Functions) -> None:
     name = functions.python(SLEEPS)
-    running = start_call(functions, name, {"s": 1.5})
+    running = start_call(functions, name, {"s": 6})
     wait_until_running(functions, name)
     functions.client.delete_function(FunctionName=name)
     assert functions.refused(name, {})[:2] == ("ResourceNotFoundException", 404)

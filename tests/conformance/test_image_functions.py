@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.services.calls import wait_until_handed_back
 from tests.services.docker import KINDS, image, require_engine
 from tests.services.functions import ROLE, Functions
 from tests.services.image_functions import make_layered_image, make_static_image
@@ -76,6 +77,7 @@ def test_an_image_without_a_shell(functions: Functions, images: Callable[[], str
         "baked": "yes", "own": "function",
     }  # fmt: skip
     assert "call 1" in answer.log
+    wait_until_handed_back(functions, name)
     assert functions.invoke(name, {}).json["calls"] == (2 if functions.keeps_process else 1)
 
 

@@ -89,7 +89,7 @@ def test_a_hang_before_the_first_event(make_functions: MakeFunctions) -> None:
     name = functions.python(HANGS, Timeout=1)
     began = time.monotonic()
     answer = functions.invoke(name, {})
-    assert 2 <= time.monotonic() - began < 6
+    assert 2 <= time.monotonic() - began < 15
     message = f"RequestId: {answer.request_id} Error: Task timed out after 1.00 seconds"
     assert answer.body.decode() == f'{{"errorType":"Sandbox.Timedout","errorMessage":"{message}"}}'
     assert answer.log.count("hanging at import") >= 1

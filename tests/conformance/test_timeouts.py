@@ -15,23 +15,23 @@ from tests.services.waiting import wait_until
 
 @pytest.mark.parametrize("event", [{}, {"busy": True}], ids=["asleep", "busy"])
 def test_a_handler_that_hangs(functions: Functions, event: dict[str, bool]) -> None:
-    name = functions.sample("hang", Timeout=1)
+    name = functions.sample("hang", Timeout=3)
     began = time.monotonic()
     answer = functions.invoke(name, event)
-    assert 0.9 < time.monotonic() - began < 4
+    assert 2.9 < time.monotonic() - began < 15
     assert (answer.status, answer.error, answer.version) == (200, "Unhandled", "$LATEST")
-    message = f"RequestId: {answer.request_id} Error: Task timed out after 1.00 seconds"
+    message = f"RequestId: {answer.request_id} Error: Task timed out after 3.00 seconds"
     assert answer.body.decode() == f'{{"errorType":"Sandbox.Timedout","errorMessage":"{message}"}}'
     assert "hanging\n" in answer.log
-    (stamp,) = re.findall(rf"(\S+) {answer.request_id} Task timed out after 1\.00 seconds\n\n", answer.log)
+    (stamp,) = re.findall(rf"(\S+) {answer.request_id} Task timed out after 3\.00 seconds\n\n", answer.log)
     assert abs((datetime.now(UTC) - datetime.fromisoformat(stamp)).total_seconds()) < 30
     report = report_of(answer.log)
-    assert (report["ms"], report["billed"], report["status"]) == ("1000.00", "1000", "timeout")
+    assert (report["ms"], report["billed"], report["status"]) == ("3000.00", "3000", "timeout")
 
 
 def test_an_endless_loop_in_node(functions: Functions) -> None:
     source = "exports.handler = async (e) => { if (e.hang) for (;;) {} return 'fine'; };"
-    name = functions.create({"index.js": source}, "index.handler", functions.runtime("node"), Timeout=1)
+    name = functions.create({"index.js": source}, "index.handler", functions.runtime("node"), Timeout=3)
     assert functions.invoke(name, {}).json == "fine"
     answer = functions.invoke(name, {"hang": True})
     assert answer.json["errorType"] == "Sandbox.Timedout"
@@ -49,7 +49,7 @@ def handler(event, context):
 
 
 def test_the_next_call_works(functions: Functions) -> None:
-    name = functions.python(SOMETIMES, Timeout=1)
+    name = functions.python(SOMETIMES, Timeout=3)
     before = functions.invoke(name, "").json
     assert functions.invoke(name, "hang").error == "Unhandled"
     after = functions.invoke(name, "").json
@@ -87,7 +87,7 @@ def handler(event, context):
 def test_nothing_of_the_tree_is_left(functions: Functions, hold_output: bool) -> None:
     """Children that have left session and group, ignore signals, and hold the output open, die as well."""
     files = {"index.py": FORKS_AND_HANGS, "forker.py": (SAMPLES / "python" / "forker.py").read_text()}
-    name = functions.create(files, "index.handler", Timeout=1)
+    name = functions.create(files, "index.handler", Timeout=3)
     answer = functions.invoke(name, {"hold_output": hold_output})
     assert answer.json["errorType"] == "Sandbox.Timedout"
     (environment,) = re.findall(r"^children: 2 (\w+)$", answer.log, re.MULTILINE)
@@ -128,11 +128,11 @@ def handler(event, context):
 
 def test_an_answer_comes_before_the_end(functions: Functions) -> None:
     """A process that stops after its response harms nobody: its answer is out, the next call gets another."""
-    name = functions.python(LINGERS, Timeout=2)
+    name = functions.python(LINGERS, Timeout=6)
     began = time.monotonic()
     first = functions.invoke(name, "linger")
     assert first.error is None
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 6
     process, environment = first.json
     wait_until("it has stopped or ended", lambda: all(one.state in "TZ" for one in functions.processes(environment)))
     second = functions.invoke(name, "")

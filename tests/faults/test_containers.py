@@ -102,12 +102,12 @@ def test_harmed_during_a_call(functions: Functions, harm: Callable[[str], None])
 @pytest.mark.parametrize("kind", ["docker", "stay-open", "docker-exec"])
 def test_paused_during_a_call(functions: Functions) -> None:
     """The function's timeout holds whatever the container does."""
-    name = functions.python(SOURCE, Timeout=3)
-    running = start_call(functions, name, {"s": 2})
+    name = functions.python(SOURCE, Timeout=8)
+    running = start_call(functions, name, {"s": 7})
     wait_until_running(functions, name)
     (record,) = functions.environments(name)
     pause(container_of(record["id"]))
-    answer = running.result(20)
+    answer = running.result(30)
     assert (answer.error, answer.json["errorType"]) == ("Unhandled", "Sandbox.Timedout")
     again = functions.invoke(name, {})
     assert again.error is None, again.json

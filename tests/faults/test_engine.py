@@ -148,6 +148,8 @@ def test_rootless(make_stack: Callable[..., Stack], rootless: str, kind: str) ->
     stack = make_stack(**settings_of(kind), DOCKER_HOST=rootless)
     work = caller(stack)
     assert work(n=1).body["n"] == 1
+    if kind == "stay-open":
+        wait_until("it is idle", lambda: b'"idle"' in stack.get("/_everwarm/environments")[1])
     assert work(n=2).body["calls"] == (2 if kind == "stay-open" else 1)
     hungry = caller(
         stack, "hungry", memory_mb=128, code="def handler(event, context):\n    return len(b'x' * 500_000_000)"

@@ -29,12 +29,12 @@ def test_kill_9_during_an_invocation(own_stack: Stack) -> None:
     directory = run_directory(own_stack.pid("worker"))
     killed = time.monotonic()
     own_stack.kill9("worker")
-    wait_until_gone(environments, 3)
-    answer = call.result(10)
+    wait_until_gone(environments, 10)
+    answer = call.result(20)
     assert answer.status == 500
     assert answer.error == "ServiceException"
     assert "died" in answer.message
-    assert time.monotonic() - killed < 10
+    assert time.monotonic() - killed < 20
 
     own_stack.start_part("worker")
     own_stack.wait_until_ready()
@@ -47,7 +47,7 @@ def test_kill_9_while_idle(own_stack: Stack) -> None:
     assert work(n=1).good
     environments = environment_processes(own_stack)
     own_stack.kill9("worker")
-    wait_until_gone(environments, 3)
+    wait_until_gone(environments, 10)
     own_stack.start_part("worker")
     assert work.wait_until_good(n=2).body["calls"] == 1
 
@@ -60,7 +60,7 @@ def test_a_call_that_nobody_takes_is_throttled(make_stack: Callable[..., Stack])
     os.kill(own, signal.SIGSTOP)
     answer = work(n=2)  # the frozen worker's heartbeat still lasts
     assert (answer.status, answer.error) == (429, "TooManyRequestsException")
-    assert answer.took_s < 4
+    assert answer.took_s < 6
     os.kill(own, signal.SIGCONT)
     assert work.wait_until_good(n=3).body["n"] == 3
     wait_until_quiet(stack)
@@ -71,7 +71,7 @@ def test_a_call_that_nobody_takes_is_throttled(make_stack: Callable[..., Stack])
 def test_frozen_past_its_heartbeat(own_stack: Stack) -> None:
     work = caller(own_stack)
     assert work(n=1).good
-    call = work.begin(s=2, n=2)
+    call = work.begin(s=4, n=2)
     wait_until_running(own_stack)
     worker = own_stack.pid("worker")
     os.kill(worker, signal.SIGSTOP)
@@ -121,13 +121,13 @@ def test_sigterm_interrupts_what_runs_for_too_long(make_stack: Callable[..., Sta
 def test_a_stopping_worker_takes_nothing_more(make_stack: Callable[..., Stack]) -> None:
     stack = make_stack(EVERWARM_DRAIN_S="20")
     work = caller(stack)
-    running = work.begin(s=6, n=1)
+    running = work.begin(s=15, n=1)
     wait_until_running(stack)
     os.kill(stack.pid("worker"), signal.SIGTERM)
     wait_until("the dispatcher knows that it stops", lambda: stack.get("/_everwarm/health")[0] == 503)
     assert not running.done()
     answer = work(n=2)
     assert (answer.status, answer.error) == (503, "ServiceException")
-    assert answer.took_s < 1
-    stack.stop("worker")
+    assert answer.took_s < 6
+    stack.stop("worker", 25)
     assert running.result(1).good
