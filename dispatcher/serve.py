@@ -13,25 +13,25 @@ from typing import Final
 import uvicorn
 import uvloop
 
-from dispatcher.admission import Admission
-from dispatcher.app import create_app, server_config
-from dispatcher.background import cancel
+from dispatcher.admin.invocations import InvocationPages
+from dispatcher.admin.pages import Pages
+from dispatcher.calls.admission import Admission
+from dispatcher.calls.preparing import Preparing
+from dispatcher.calls.sync_calls import Queue
 from dispatcher.catalog import Catalog, functions
 from dispatcher.clock import Clock
-from dispatcher.code import CodeStore, Collector
+from dispatcher.code.store import CodeStore, Collector
 from dispatcher.events import running
 from dispatcher.events.cancelling import Canceller
 from dispatcher.events.loops import forever
-from dispatcher.invocations import InvocationPages
+from dispatcher.function_logs import Logs
+from dispatcher.http.app import create_app, server_config
 from dispatcher.ledger import Ledger
 from dispatcher.ledger.retention import Pruner
-from dispatcher.logs import Logs
+from dispatcher.loops import cancel
 from dispatcher.operations import Services
-from dispatcher.pages import Pages
-from dispatcher.preparing import Preparing
-from dispatcher.queue import Queue
+from dispatcher.redis_client import connect
 from dispatcher.settings import DispatcherSettings
-from dispatcher.store import connect
 from workers.contract.messages import Mode
 
 DEFAULT_MODE: Final[Mode] = "local"

@@ -25,7 +25,7 @@ def main() -> int:
     _allow_open_files()
     # What follows imports Celery, which a wrong setting need not wait for.
     from workers.app import Worker  # noqa: PLC0415
-    from workers.containers import EngineUnavailable  # noqa: PLC0415
+    from workers.engine import EngineUnavailable  # noqa: PLC0415
 
     try:
         worker = Worker(settings)

@@ -6,7 +6,7 @@ prefork 1.17 ms and 582, solo 1.12 ms and 43 (gevent would have to patch the lin
 
 On SIGTERM Celery stops consuming and waits for its threads; the drain timer then kills the environments, which frees
 them. A part that dies takes the process with it, loudly, for its supervisor to start again; so does a consumer that
-stalls (``workers.watchdog``).
+stalls (``workers.intake.watchdog``).
 """
 
 import gc
@@ -26,8 +26,6 @@ from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
 from msgspec import DecodeError
 
-from workers.api import FunctionApi
-from workers.claims import Claims
 from workers.contract import keys
 from workers.contract.broker import Polls, create_celery, envelope, queue
 from workers.contract.messages import (
@@ -39,22 +37,24 @@ from workers.contract.messages import (
     decode_prepare,
     encode,
 )
-from workers.environment import Environment
-from workers.environments import Environments, StartError
-from workers.executor import Executor
-from workers.holding import Holding
-from workers.hot_reload import HotReload, identity
-from workers.journal import Shipper
-from workers.leases import Leases
-from workers.loop import LoopThread
-from workers.mailbox import Mailbox, Unreadable, parse_cancel, parse_move, take_rest
-from workers.modes import starting
-from workers.running import Running
+from workers.environments.environment import Environment
+from workers.environments.hot_reload import HotReload, identity
+from workers.environments.keeper import Environments, StartError
+from workers.environments.leases import Leases
+from workers.execution.attempts import Running
+from workers.execution.batch_ownership import Holding
+from workers.execution.claims import Claims
+from workers.execution.executor import Executor
+from workers.function_api import FunctionApi
+from workers.function_logs import Shipper
+from workers.intake.mailbox import Mailbox, Unreadable, parse_cancel, parse_move, take_rest
+from workers.intake.tasks import register
+from workers.intake.watchdog import Watchdog
+from workers.link.loop_thread import LoopThread
+from workers.modes import factory
+from workers.redis_client import Store, Unavailable
 from workers.settings import WorkerSettings
-from workers.store import Store, Unavailable
-from workers.tasks import register
 from workers.upkeep import Upkeep
-from workers.watchdog import Watchdog
 
 #: Calls of functions to the Lambda API that are under way at a time; each waits for its answer in a thread.
 _FUNCTION_API_THREADS: Final = 64
@@ -80,7 +80,7 @@ class Worker:
         self._shipper.start()
         threads = max(_FUNCTION_API_THREADS, 2 * settings.concurrency)
         self._api = FunctionApi(settings.endpoint, self._store, self._loop, threads)
-        self._starter, directory = starting.create(
+        self._starter, directory = factory.create(
             settings, self._loop, self._store, self._shipper, self._api.forward, _die
         )
         self._hot_reload = HotReload(directory)
@@ -91,7 +91,7 @@ class Worker:
             Leases(self._store, settings.name, settings.mode, channel=settings.channel),
             lambda lease, on_gone: Environment(lease, self._loop, on_gone),
             self._starter,
-            budget=starting.budget(settings),
+            budget=factory.budget(settings),
             keepalive_ms=0 if settings.mode == "docker" else settings.keepalive_ms,
             edition=identity if self._starter.single_use else self._hot_reload.edition,
         )

@@ -15,7 +15,7 @@ import msgspec
 from workers import runtimes, settings
 from workers.contract.messages import FunctionSpec
 from workers.contract.settings import SettingError, describe
-from workers.process import RelayMissing, relay_path
+from workers.link.process_relay import RelayMissing, relay_path
 
 #: What mode local can run where an interpreter is found; ``provided.*`` needs none.
 RUNTIMES: Final = (

@@ -16,8 +16,8 @@ import msgspec
 from workers.contract import settings as shared
 from workers.contract.messages import MODES, Mode
 from workers.contract.settings import Environ, Setting, Shared, boolean, integer, names, number, one_of, text, url
+from workers.docker_flags import Flags, parse_flags
 from workers.images.names import AWS_REGISTRY, read_mapping
-from workers.modes.flags import Flags, parse_flags
 
 
 def docker_url(value: str) -> str:

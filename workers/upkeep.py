@@ -14,13 +14,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, cast
 
-from workers.claims import Claims
 from workers.contract import keys
-from workers.environments import Environments
-from workers.holding import Holding
-from workers.running import Running
+from workers.environments.keeper import Environments
+from workers.execution.attempts import Running
+from workers.execution.batch_ownership import Holding
+from workers.execution.claims import Claims
+from workers.redis_client import Store, Unavailable
 from workers.settings import WorkerSettings
-from workers.store import Store, Unavailable
 
 #: A worker without a heartbeat for this long is dead, and what it had claimed ends.
 HEARTBEAT_MS: Final = 5_000

@@ -56,7 +56,7 @@ class Target:
     mode: Mode | None
     """From the tag ``everwarm:mode``."""
     code_sha256: str
-    """Names the zip for :meth:`dispatcher.code.CodeStore.signed_path`; empty with hot reload and images."""
+    """Names the zip for :meth:`dispatcher.code.store.CodeStore.signed_path`; empty with hot reload and images."""
     event_config: EventConfig
     """Not in ``spec``: a change of it is no change of what runs."""
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from dispatcher.ledger import Ledger, cancelling
 from dispatcher.ledger.listing import Filters
-from dispatcher.store import result_of, run_script
+from dispatcher.redis_client import result_of, run_script
 from workers.contract import keys
 
 if TYPE_CHECKING:

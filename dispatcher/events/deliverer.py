@@ -12,13 +12,13 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Final
 
-from dispatcher.background import cancel
 from dispatcher.events.destinations import Delivery, DeliveryError, Destinations
 from dispatcher.events.loops import forever
 from dispatcher.ledger import Ledger, deliveries
 from dispatcher.ledger.deliveries import Due, Room
 from dispatcher.ledger.following import REFUSED
 from dispatcher.ledger.settling import storable
+from dispatcher.loops import cancel
 
 #: On PostgreSQL another dispatcher may have died with one.
 _TICK_S: Final = 5.0

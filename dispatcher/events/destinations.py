@@ -1,7 +1,7 @@
 """Sends records and dead letters to SQS, SNS, EventBridge and S3.
 
 A target's ARN is chosen by whoever may configure functions, so it never leads to AWS with the operator's credentials: as
-in ``dispatcher.objects``, requests go to the endpoints of the settings with the keys of the settings. Profiles, instance
+in ``dispatcher.code.s3``, requests go to the endpoints of the settings with the keys of the settings. Profiles, instance
 roles and the ``AWS_*`` variables are only read with ``EVERWARM_REAL_AWS=1`` and no endpoint of one's own.
 """
 
@@ -30,8 +30,8 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.parsers import ResponseParserError
 
+from dispatcher.code.s3 import NO_PROFILES
 from dispatcher.ledger import records
-from dispatcher.objects import NO_PROFILES
 from dispatcher.settings import DispatcherSettings
 
 Service = Literal["sqs", "sns", "events", "s3"]

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Final
 
 from redis import RedisError
 
-from dispatcher.background import cancel
+from dispatcher.calls.preparing import mode_of
 from dispatcher.catalog.resolving import Target
 from dispatcher.events.loops import forever
 from dispatcher.events.sizing import Sizing
 from dispatcher.events.slots import most_in_flight
 from dispatcher.ledger.feeding import Fed, Plan, unfed
 from dispatcher.ledger.settling import Ending
-from dispatcher.preparing import mode_of
-from dispatcher.store import connect, result_of, run_script
+from dispatcher.loops import cancel
+from dispatcher.redis_client import connect, result_of, run_script
 from dispatcher.wire.errors import AwsError
 from workers.contract import keys
 from workers.contract.broker import envelope, queue

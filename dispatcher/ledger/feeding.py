@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 from sqlalchemy import Connection, func, select, text, update
 
-from dispatcher import lineage
+from dispatcher import recursion_guard
 from dispatcher.catalog.resolving import Resolution, Target, resolve
 from dispatcher.catalog.rows import FunctionKey
 from dispatcher.ledger import settling
@@ -245,8 +245,8 @@ class _Turn:
             return ZERO_CONCURRENCY, "", ""
         if too_old(accepted_ms(row.id), target.event_config, self.now_ms, self.context.clock):
             return AGE_EXCEEDED, "", ""
-        if lineage.is_loop(row.trace_id, target.spec.arn):
-            return RETRIES_EXHAUSTED, lineage.ERROR, lineage.MESSAGE
+        if recursion_guard.is_loop(row.trace_id, target.spec.arn):
+            return RETRIES_EXHAUSTED, recursion_guard.ERROR, recursion_guard.MESSAGE
         return None
 
     def _end_what_may_not_run(self, target: Target | AwsError, qualifier: str) -> None:

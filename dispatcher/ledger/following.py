@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from sqlalchemy import Connection, insert, select
 
-from dispatcher import lineage
+from dispatcher import recursion_guard
 from dispatcher.catalog.resolving import EventConfig
 from dispatcher.catalog.rows import FunctionKey
 from dispatcher.ledger import records
@@ -108,9 +108,9 @@ def _send(connection: Connection, row: EventRow, target: str, record: bytes, con
     if key.account != key_of(row.function).account:
         _deliver(connection, row, "destination", target, record, {REFUSED: _FOREIGN}, context)
         return ""
-    trace_id = lineage.follow(row.trace_id, key.arn(None))
-    if lineage.is_loop(trace_id, key.arn(None)):
-        _deliver(connection, row, "destination", target, record, {REFUSED: lineage.MESSAGE}, context)
+    trace_id = recursion_guard.follow(row.trace_id, key.arn(None))
+    if recursion_guard.is_loop(trace_id, key.arn(None)):
+        _deliver(connection, row, "destination", target, record, {REFUSED: recursion_guard.MESSAGE}, context)
         return ""
     event = NewEvent(
         str(uuid.uuid4()),

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from workers.contract.messages import Mode
 
 if TYPE_CHECKING:
-    from dispatcher.admission import Admission
+    from dispatcher.calls.admission import Admission
+    from dispatcher.calls.sync_calls import Queue
     from dispatcher.catalog import Catalog
-    from dispatcher.code import CodeStore
+    from dispatcher.code.store import CodeStore
     from dispatcher.ledger import Ledger
-    from dispatcher.queue import Queue
     from dispatcher.settings import DispatcherSettings
 
 

@@ -5,13 +5,13 @@ import binascii
 import json
 from typing import Any, Final
 
-from dispatcher import lineage
+from dispatcher import recursion_guard
+from dispatcher.calls.preparing import mode_of
 from dispatcher.catalog.resolving import Target
 from dispatcher.catalog.rows import FunctionKey
 from dispatcher.ledger.accepting import NewEvent
 from dispatcher.operations import Call, operation
 from dispatcher.operations.naming import qualified
-from dispatcher.preparing import mode_of
 from dispatcher.wire.errors import AwsError
 from dispatcher.wire.parse import check_json
 from workers.contract.messages import Invocation, Outcome
@@ -33,12 +33,12 @@ async def invoke(call: Call, request: dict[str, Any]) -> dict[str, Any]:
     if kind == "DryRun":
         return {"StatusCode": 204}
     _check_active(target)
-    trace_id = lineage.follow(call.trace_id, target.spec.arn)
+    trace_id = recursion_guard.follow(call.trace_id, target.spec.arn)
     if kind == "Event":
         await _accept(call, key, qualifier, payload, trace_id)
         return {"StatusCode": 202}
-    if lineage.is_loop(trace_id, target.spec.arn):
-        raise AwsError(lineage.ERROR, lineage.MESSAGE)
+    if recursion_guard.is_loop(trace_id, target.spec.arn):
+        raise AwsError(recursion_guard.ERROR, recursion_guard.MESSAGE)
     outcome = await services.queue.call(
         target,
         await services.admission.slot(target),
@@ -66,7 +66,7 @@ async def invoke_async(call: Call, request: dict[str, Any]) -> dict[str, Any]:
     payload: bytes = request.get("InvokeArgs", b"")
     check_json(payload)
     _check_active(target)
-    await _accept(call, key, qualifier, payload, lineage.follow(call.trace_id, target.spec.arn))
+    await _accept(call, key, qualifier, payload, recursion_guard.follow(call.trace_id, target.spec.arn))
     return {"Status": 202}
 
 

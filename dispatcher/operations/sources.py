@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from dispatcher import objects
 from dispatcher.catalog.rows import Code
-from dispatcher.code import StoredZip
+from dispatcher.code import s3
+from dispatcher.code.store import StoredZip
 from dispatcher.operations import Call
 from dispatcher.wire.errors import AwsError
 
@@ -49,7 +49,7 @@ def _zip(stored: StoredZip) -> Code:
 
 async def _from_s3(call: Call, bucket: str, key: str, version: str | None, *, keep: bool) -> Code:
     store = call.services.code
-    with await store.run(objects.fetch, call.services.settings, bucket, key, version) as file:
+    with await store.run(s3.fetch, call.services.settings, bucket, key, version) as file:
         return _zip(await (store.put_file(file) if keep else store.check_file(file)))
 
 

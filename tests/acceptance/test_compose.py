@@ -18,7 +18,7 @@ from mypy_boto3_lambda import LambdaClient
 from tests.services.code import zip_of
 from tests.services.compose import ACCOUNT, Compose
 from tests.services.waiting import wait_until
-from workers import containers
+from workers import engine as containers
 
 _RUNTIME: Final = "python3.13"
 _PROBES: Final = """

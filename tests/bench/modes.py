@@ -16,7 +16,7 @@ from tests.bench.primitives import Bare
 from tests.bench.table import Line, Missing, Row, latency
 from tests.services.docker import KINDS, REGISTRY, image
 from tests.services.stack import Stack
-from workers.containers import Engine, EngineError
+from workers.engine import Engine, EngineError
 
 #: Targets of the project.
 _WARM, _EXEC, _CYCLE = 1.2, 1.3, 1.2

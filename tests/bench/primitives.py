@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from workers.containers import Engine
+from workers.engine import Engine
 
 _PORT: Final = 9001
 _HEARD_S: Final = 60

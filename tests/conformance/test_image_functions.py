@@ -12,7 +12,7 @@ from tests.services.docker import KINDS, image, require_engine
 from tests.services.functions import ROLE, Functions
 from tests.services.image_functions import make_layered_image, make_static_image
 from tests.services.stack import Stack
-from workers.containers import Engine
+from workers.engine import Engine
 
 _numbers = itertools.count(1)
 ENTRY = 'ENTRYPOINT ["/function", "entry"]'

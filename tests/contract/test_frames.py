@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers import frames
-from workers.frames import Decoder, Frame, FrameError
+from workers.link import frames
+from workers.link.frames import Decoder, Frame, FrameError
 
-PAGE = Path(frames.__file__).parent / "relay" / "FRAMES.md"
+PAGE = Path(frames.__file__).parents[1] / "relay" / "FRAMES.md"
 
 some_frames = st.lists(
     st.tuples(st.sampled_from(sorted(frames.type_names)), st.integers(0, 2**32 - 1), st.binary(max_size=300))

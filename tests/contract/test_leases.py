@@ -31,9 +31,9 @@ from hypothesis.stateful import (
 from tests.services.redis import RedisServer
 from workers.contract import keys
 from workers.contract.messages import FunctionSpec
-from workers.leases import Lease, Leases
-from workers.mailbox import Letter, parse_move, split
-from workers.store import Store, Unavailable
+from workers.environments.leases import Lease, Leases
+from workers.intake.mailbox import Letter, parse_move, split
+from workers.redis_client import Store, Unavailable
 
 MODE = "local"
 SLOTS = 3

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.process import relay_path
+from workers.link.process_relay import relay_path
 from workers.relay import build
 
 

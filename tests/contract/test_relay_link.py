@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers import frames
-from workers.frames import Buffer, Decoder, Frame
-from workers.link import (
+from workers.link import frames
+from workers.link.frames import Buffer, Decoder, Frame
+from workers.link.relay_link import (
     Answer,
     ApiRequest,
     End,

@@ -13,7 +13,7 @@ from starlette.requests import Request as PageRequest
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from dispatcher.app import create_app, server_config
+from dispatcher.http.app import create_app, server_config
 from dispatcher.operations import Call, Handler, Request, Response, Services
 from dispatcher.settings import DispatcherSettings
 from dispatcher.wire.errors import AwsError

@@ -19,7 +19,7 @@ from tests.services.stack import Stack
 from tests.services.waiting import wait_until
 from workers.contract import keys
 from workers.contract.broker import queue
-from workers.modes.run_directory import PREFIX
+from workers.disk.run_directory import PREFIX
 
 ROLE: Final = "arn:aws:iam::000000000000:role/r"
 #: Sleeps ``s`` seconds; says which process it is, and how many calls that process has had.

@@ -14,7 +14,7 @@ from tests.services.docker import settings_of
 from tests.services.functions import Functions
 from tests.services.stack import Stack
 from tests.services.waiting import wait_until
-from workers import containers
+from workers import engine as containers
 
 #: Answers with its environment's id.
 SOURCE = """

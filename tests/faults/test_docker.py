@@ -12,8 +12,8 @@ from tests.faults.calls import Caller, Load, caller, wait_until_quiet, wait_unti
 from tests.services.docker import image, require_engine, settings_of
 from tests.services.stack import Stack
 from tests.services.waiting import wait_until
-from workers import containers
-from workers.containers import Container, ContainerSpec, Engine
+from workers import engine as containers
+from workers.engine import Container, ContainerSpec, Engine
 
 #: What the issue allows; a container ends with its stream, so that most are gone within a second.
 GONE_S = 40

@@ -17,8 +17,8 @@ from tests.services.rootless import require_rootless, rootless_engine
 from tests.services.stack import Stack
 from tests.services.tcp import TcpProxy
 from tests.services.waiting import wait_until
-from workers import containers
-from workers.containers import Engine
+from workers import engine as containers
+from workers.engine import Engine
 
 _CACHE = Path("/var/cache/everwarm-tests")
 

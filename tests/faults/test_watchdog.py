@@ -21,7 +21,7 @@ LIMIT_S = 6.0
 HOOK = f"""\
 import signal, sys, threading
 if sys.orig_argv[-2:] == ["-m", "workers"]:
-    from workers import watchdog
+    from workers.intake import watchdog
     watchdog.LIMIT_S = {LIMIT_S}
     signal.signal(signal.SIGUSR2, lambda *_: threading.Event().wait())
 """

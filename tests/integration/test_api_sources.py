@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher import objects
+from dispatcher.code import s3
 from tests.services.api import ACCOUNT, CODE, REGION, ROLE, ApiServer, Functions
 from tests.services.processes import free_port
 from tests.services.s3 import S3Server
@@ -77,8 +77,8 @@ def test_ambient_profiles_are_not_read(with_s3: Functions, monkeypatch: pytest.M
     monkeypatch.setenv("AWS_PROFILE", "none-such")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "ambient")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "ambient")
-    objects._own_client.cache_clear()
-    client = objects._client(with_s3.server.settings)
+    s3._own_client.cache_clear()
+    client = s3._client(with_s3.server.settings)
     assert client._request_signer._credentials.access_key == "test"
 
 

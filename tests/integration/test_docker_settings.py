@@ -12,8 +12,8 @@ from tests.services.functions import Functions
 from tests.services.image_functions import make_static_image
 from tests.services.stack import Stack
 from tests.services.waiting import wait_until
-from workers import containers
-from workers.containers import LAYER, Engine
+from workers import engine as containers
+from workers.engine import LAYER, Engine
 
 Make = Callable[..., Functions]
 

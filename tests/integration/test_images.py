@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.services import docker as services
-from workers.containers import ContainerSpec, Engine
+from workers.engine import ContainerSpec, Engine
 from workers.images import recipes
 
 engine = services.engine

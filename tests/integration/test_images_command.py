@@ -9,7 +9,7 @@ import pytest
 
 from tests.services import docker as services
 from tests.services.commands import everwarm
-from workers.containers import Engine
+from workers.engine import Engine
 from workers.images import recipes, rootfs
 
 engine = services.engine

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import redis
 
-from dispatcher.logs import Logs
+from dispatcher.function_logs import Logs
 from tests.services.functions import Functions
 from tests.services.redis import RedisServer
 from tests.services.stack import Stack

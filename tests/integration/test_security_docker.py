@@ -8,7 +8,7 @@ import pytest
 from tests.services.docker import require_engine, settings_of
 from tests.services.functions import Functions
 from tests.services.stack import Stack
-from workers.containers import Engine
+from workers.engine import Engine
 
 PROBE = """
 import ctypes, os, pathlib, signal, socket

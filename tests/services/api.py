@@ -15,11 +15,11 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from mypy_boto3_lambda import LambdaClient
 
-from dispatcher.app import create_app
+from dispatcher.calls.sync_calls import Queue
 from dispatcher.catalog import Catalog
-from dispatcher.code import CodeStore
+from dispatcher.code.store import CodeStore
+from dispatcher.http.app import create_app
 from dispatcher.operations import Services
-from dispatcher.queue import Queue
 from dispatcher.settings import DispatcherSettings, read
 from tests.services.postgres import PostgresServer
 from tests.services.processes import free_port

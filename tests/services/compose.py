@@ -24,9 +24,9 @@ from tests.services.docker import REGISTRY, require_engine
 from tests.services.processes import free_port
 from tests.services.programs import require
 from tests.services.waiting import wait_until
-from workers import containers
-from workers.containers import Engine
+from workers import engine as containers
 from workers.contract import keys
+from workers.engine import Engine
 from workers.images import recipes
 from workers.images.rootfs import archive, cache_directory
 from workers.images.state import state

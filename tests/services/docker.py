@@ -10,8 +10,8 @@ import pytest
 from docker.errors import APIError
 
 from tests.services.waiting import wait_until
-from workers import containers
-from workers.containers import Container, Engine, EngineError
+from workers import engine as containers
+from workers.engine import Container, Engine, EngineError
 from workers.images.names import image_of
 
 #: What the names of the tests' runtime images begin with: a setting for stacks, LAMBDA_CONTAINER_REGISTRY.

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Final
 
 from tests.services.dockerd import REGISTRY, Dockerd, EngineFailed
-from workers.containers import Engine, EngineError
+from workers.engine import Engine, EngineError
 
 _CACHE: Final = Path("/var/cache/everwarm-tests")
 _NEEDED: Final = "apt-get install --no-install-recommends docker.io mmdebstrap"

@@ -22,9 +22,9 @@ from tests.services.local import python_runtime
 from tests.services.processes import everything
 from tests.services.stack import ACCOUNT, Stack
 from tests.services.waiting import wait_until
-from workers import containers
-from workers.containers import Container
+from workers import engine as containers
 from workers.doctor import RUNTIMES, look
+from workers.engine import Container
 
 Family = Literal["python", "node", "provided"]
 SAMPLES: Final = Path(__file__).resolve().parent.parent / "functions"

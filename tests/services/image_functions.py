@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from tests.services.functions import SAMPLES
-from workers.containers import Engine
+from workers.engine import Engine
 from workers.relay.build import find_go
 
 

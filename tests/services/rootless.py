@@ -15,7 +15,7 @@ from dispatcher.cli.process import spawn
 from tests.services.docker import REGISTRY
 from tests.services.processes import tree, wait_until_gone
 from tests.services.waiting import wait_until
-from workers.containers import Engine, EngineError
+from workers.engine import Engine, EngineError
 
 _SCRIPT = Path("/usr/share/docker.io/contrib/dockerd-rootless.sh")
 _USER = f"everwarm-test-{os.getpid()}"

@@ -23,8 +23,8 @@ from tests.services.commands import clean_environ
 from tests.services.processes import everything, free_port, tree, wait_until_gone
 from tests.services.redis import RedisServer
 from tests.services.waiting import wait_until
-from workers.containers import Container
 from workers.contract import keys
+from workers.engine import Container
 
 Name = Literal["dispatcher", "worker", "second worker"]
 ACCOUNT = "000000000000"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.cgroups import MemoryGroups, remove_leftovers
+from workers.modes.local.cgroups import MemoryGroups, remove_leftovers
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.services.code import zip_of
-from workers.code import CodeCache, Tree
-from workers.environments import StartError
+from workers.disk.code_cache import CodeCache, Tree
+from workers.environments.keeper import StartError
 
 
 class _Quiet(SimpleHTTPRequestHandler):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.code import CODE_PATH, GRACE_S, CodeStore, Collector
+from dispatcher.code.store import CODE_PATH, GRACE_S, CodeStore, Collector
 from dispatcher.wire.errors import AwsError
 from tests.services.api import CODE, zip_of
 from workers.contract.archive import Limits
@@ -61,7 +61,7 @@ def test_a_full_disk_leaves_nothing(store: CodeStore, monkeypatch: pytest.Monkey
     def fail(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dispatcher.code.os.fsync", fail)
+    monkeypatch.setattr("dispatcher.code.store.os.fsync", fail)
     with pytest.raises(OSError, match="No space left"):
         asyncio.run(store.put(CODE))
     assert files(store) == []

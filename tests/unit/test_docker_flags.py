@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.modes.flags import Flags, parse_flags
+from workers.docker_flags import Flags, parse_flags
 
 
 def test_every_flag(tmp_path: Path) -> None:

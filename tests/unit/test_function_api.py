@@ -8,11 +8,11 @@ import pytest
 
 from tests.services.redis import RedisServer
 from tests.services.waiting import wait_until
-from workers.api import PER_ENVIRONMENT, FunctionApi, _target
-from workers.environment import Environment
-from workers.link import ApiRequest
-from workers.loop import LoopThread
-from workers.store import Store
+from workers.environments.environment import Environment
+from workers.function_api import PER_ENVIRONMENT, FunctionApi, _target
+from workers.link.loop_thread import LoopThread
+from workers.link.relay_link import ApiRequest
+from workers.redis_client import Store
 
 
 def _loop_died(error: BaseException) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dispatcher.guard import REFUSED, Guard, host_name
+from dispatcher.http.guard import REFUSED, Guard, host_name
 from dispatcher.settings import DispatcherSettings
 from dispatcher.wire.errors import AwsError
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from dispatcher.guard import SocketOwners, _read_proc, peer_guard, peer_uid, refusal
+from dispatcher.http.guard import SocketOwners, _read_proc, peer_guard, peer_uid, refusal
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
 FAMILIES = [

@@ -11,7 +11,7 @@ from botocore.credentials import Credentials
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dispatcher.identity import Claim, Request, check_function_api, claim_of
+from dispatcher.http.identity import Claim, Request, check_function_api, claim_of
 from dispatcher.settings import Credential
 from dispatcher.wire.errors import AwsError
 from workers.contract.tokens import function_token

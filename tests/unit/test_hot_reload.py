@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.hot_reload import HotReload
+from workers.environments.hot_reload import HotReload
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy import func, select, update
 
-from dispatcher import lineage
+from dispatcher import recursion_guard
 from dispatcher.catalog import Catalog, Ready, Target, aliases, concurrency, event_configs, functions
 from dispatcher.catalog.event_configs import EventConfigChange
 from dispatcher.catalog.functions import Draft
@@ -468,7 +468,7 @@ def test_a_loop_is_stopped_and_the_rest_of_its_message_goes_on(run: Run) -> None
         bench.sizes["a"] = 10
         trace = ""
         for _ in range(17):
-            trace = lineage.follow(trace, key("a").arn())
+            trace = recursion_guard.follow(trace, key("a").arn())
         (first,) = await bench.accept("a")
         (loop,) = await bench.accept("a", trace_id=trace)
         (last,) = await bench.accept("a")
@@ -493,10 +493,10 @@ def test_two_functions_that_catch_each_others_failures_end(run: Run) -> None:
         await bench.accept("a")
         for _ in range(100):
             await bench.feed()
-        assert await bench.count(tables.events) == 2 * lineage.MOST + 1
+        assert await bench.count(tables.events) == 2 * recursion_guard.MOST + 1
         query = select(tables.deliveries.c.attributes)
         (refused,) = await bench.ledger.read(lambda connection: list(connection.execute(query).scalars()))
-        assert lineage.MESSAGE in refused
+        assert recursion_guard.MESSAGE in refused
 
     run(work)
 

@@ -11,8 +11,8 @@ import pytest
 from tests.services.redis import RedisServer
 from tests.services.waiting import wait_until
 from workers.contract import keys
-from workers.mailbox import Letter, Mailbox, Unreadable, parse_move, split, take_rest
-from workers.store import Store
+from workers.intake.mailbox import Letter, Mailbox, Unreadable, parse_move, split, take_rest
+from workers.redis_client import Store
 
 KEY = keys.mailbox("w")
 

@@ -2,10 +2,10 @@
 
 import asyncio
 
+from dispatcher.admin.metrics import counter_lines, gauge_lines
 from dispatcher.catalog import Catalog, Ready, Target, concurrency, event_configs
 from dispatcher.catalog.event_configs import EventConfigChange
 from dispatcher.ledger.listing import Gauge
-from dispatcher.metrics import counter_lines, gauge_lines
 from tests.unit.test_ledger import QUEUE, Bench, key
 
 FUNCTION = "000000000000:us-east-1:f"

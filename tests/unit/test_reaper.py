@@ -1,8 +1,8 @@
 """Whose containers are nobody's."""
 
-from workers import containers
-from workers.containers import Container
-from workers.reaper import leftovers
+from workers import engine as containers
+from workers.engine import Container
+from workers.modes.docker.reaper import leftovers
 
 
 def container(worker: str, environment: str) -> Container:

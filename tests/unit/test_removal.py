@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.removal import remove
+from workers.disk.removal import remove
 
 DEEP = 1500
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.modes.run_directory import PREFIX, RunDirectory
+from workers.disk.run_directory import PREFIX, RunDirectory
 
 
 def make(place: Path, told: list[Path] | None = None) -> RunDirectory:

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from dispatcher.app import create_app
+from dispatcher.http.app import create_app
 from dispatcher.operations import Call, Request, Response, Services
 from dispatcher.settings import DispatcherSettings
 

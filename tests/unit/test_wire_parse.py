@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.routes import api_routes
 from dispatcher.wire.errors import AwsError
 from dispatcher.wire.parse import check_json, parser_of
+from dispatcher.wire.routes import api_routes
 
 
 def parse(

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.routes import api_routes
 from dispatcher.wire.errors import AwsError
 from dispatcher.wire.model import Operation, operations
+from dispatcher.wire.routes import api_routes
 
 
 @pytest.mark.parametrize("operation", operations().values(), ids=lambda operation: operation.name)

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Final
 
-from workers.containers import Engine, EngineError, EngineUnavailable
+from workers.engine import Engine, EngineError, EngineUnavailable
 from workers.images import recipes
 from workers.images.names import AWS_REGISTRY, image_of
 from workers.images.recipes import Recipe, UnknownRecipe

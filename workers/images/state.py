@@ -8,7 +8,7 @@ import json
 import sys
 from typing import Any, Final
 
-from workers.containers import Engine, EngineError
+from workers.engine import Engine, EngineError
 from workers.images import recipes
 from workers.images.names import image_of
 

@@ -1,4 +1,4 @@
-"""The execution modes, behind one seam: a :class:`~workers.environments.Starter` says how environments come to be.
+"""The execution modes, behind one seam: a :class:`~workers.environments.keeper.Starter` says how environments come to be.
 
 =====================  ==================================  ====================  =====================
 mode, channel          the relay runs as                   runtime process       environment lives

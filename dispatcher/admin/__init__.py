@@ -1,0 +1,1 @@
+"""What is Everwarm's own below ``/_everwarm/``: pages, invocations, metrics."""

@@ -1,0 +1,1 @@
+"""Functions' code: where it is kept, and where it is fetched from."""

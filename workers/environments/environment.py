@@ -1,0 +1,226 @@
+"""One environment: a relay with a runtime, able to run one invocation at a time for one revision.
+
+It knows nothing of how the relay was started: a mode's starter ties it to a process or a container. Its methods block
+and are called by the thread that holds the lease; the link's callbacks come from the links' thread.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, Final, Protocol, TypeVar
+
+from workers.contract.messages import FunctionSpec
+from workers.environments.leases import Lease
+from workers.execution.outcomes import TimedOut
+from workers.function_logs import Journal
+from workers.link.loop_thread import LoopThread
+from workers.link.relay_link import Answer, End, Event, Exited, Link, LinkBroken, StartAnswer, Started
+
+T = TypeVar("T")
+
+#: How long a relay may take to kill a tree and say so.
+KILL_S: Final = 5.0
+
+log = logging.getLogger(__name__)
+
+
+class Relay(Protocol):
+    """What an environment needs of the relay that a starter made."""
+
+    link: Link
+
+    def pause_reading(self) -> None:
+        """Take nothing more from it."""
+
+    def resume_reading(self) -> None:
+        """Undo that."""
+
+    def close(self, patience_s: float = ...) -> Coroutine[Any, Any, object]:
+        """End it and its tree, by force after ``patience_s``; on the links' thread."""
+
+
+class EnvironmentBroken(Exception):
+    """The environment ended for a reason that is the platform's fault."""
+
+
+class Interrupted(EnvironmentBroken):
+    """The worker stopped and ended it."""
+
+
+class Environment:
+    """See the module's docstring. ``journal`` and ``relay`` are set by the starter before anything else is called."""
+
+    journal: Journal
+    relay: Relay
+
+    def __init__(self, lease: Lease, loop: LoopThread, on_gone: Callable[["Environment"], None]) -> None:
+        self.lease = lease
+        self.init_ms = 0.0
+        """Set while the cold start has not been reported by an invocation."""
+        self.last_use = 0.0
+        """Monotonic time; orders this worker's environments when room is needed."""
+        self.give_back_by = 0.0
+        """Monotonic time at which the function's timeout for its latest invocation ends."""
+        self.retired = False
+        self.answered = False
+        """Its answer is out, and it was not handed back yet."""
+        self.edition = 0
+        """Of the hot-reload directory, when it was started."""
+        self.interrupted = False
+        """The worker stops and killed it."""
+        self._cut = False
+        """What runs in it is being ended, and it takes nothing more."""
+        self.promised = False
+        """Another worker has just leased it for an invocation that is on its way here."""
+        self._loop = loop
+        self._on_gone = on_gone
+        self._started = False
+        self._idle = threading.Event()
+        self.gone = threading.Event()
+        """Its process tree is gone, and the link is closed."""
+        self.end: End | None = None
+
+    @property
+    def id(self) -> str:
+        """Its name in Redis, and its container's label."""
+        return self.lease.environment
+
+    @property
+    def spec(self) -> FunctionSpec:
+        """The revision it runs."""
+        return self.lease.spec
+
+    @property
+    def started(self) -> bool:
+        """Whether initialisation is over, and was reported by :meth:`wait_started`."""
+        return self._started
+
+    @property
+    def memory_kb(self) -> int:
+        """Peak of the environment so far."""
+        return self.relay.link.memory_kb
+
+    # Callbacks of the link
+
+    def on_log(self, data: bytes) -> None:
+        """The function wrote something."""
+        self.journal.write(data)
+
+    def on_idle(self) -> None:
+        """The runtime, and every extension, asks for the next event."""
+        self._idle.set()
+
+    def on_exit(self, end: End) -> None:
+        """The process tree is gone, and the environment with it."""
+        self.on_process_exit(end)
+        self._on_gone(self)
+
+    def on_process_exit(self, end: End) -> None:
+        """The process tree is gone; the environment stays where the next one can be started in it."""
+        self.end = end
+        self.gone.set()
+        self._idle.set()
+
+    # For the thread that holds the lease
+
+    @property
+    def usable(self) -> bool:
+        """Whether it asks for an event."""
+        return self._idle.is_set() and not self.gone.is_set() and not self._cut
+
+    def wait_started(self, timeout_s: float) -> StartAnswer | None:
+        """How initialisation ended; ``None``: it has not, and the environment was killed. Raises :class:`EnvironmentBroken`."""
+        found = self._wait(self.relay.link.started, timeout_s)
+        if isinstance(found, Started):
+            self._started = True
+            self.init_ms = found.init_ms
+            self._idle.set()
+        return found
+
+    def invoke(self, event: Event, timeout_s: float) -> Answer | TimedOut:
+        """Run one invocation; over its time the tree is killed. Raises :class:`EnvironmentBroken`."""
+        self._idle.clear()
+        if self.gone.is_set():  # It ended just before, and nothing will set it again.
+            self._idle.set()
+        self.give_back_by = time.monotonic() + timeout_s
+        answer: Future[Answer] = Future()
+        self._loop.call(self.relay.link.invoke, event, answer)
+        found = self._wait(answer, timeout_s)
+        return TimedOut(self.spec.timeout_s, self.relay.link.memory_kb) if found is None else found
+
+    def rest(self) -> None:
+        """Its process tree is gone, and the next one has not begun: it is idle, and not started."""
+        self._started = False
+        self._cut = False
+        self.end = None
+        self.gone.clear()
+        self._idle.set()
+
+    def begin(self) -> None:
+        """A new process tree is about to begin in it."""
+        self._idle.clear()
+
+    def answers(self, timeout_s: float) -> Callable[[], bool]:
+        """Ask its relay whether it runs (a container may be paused); what is returned waits for the answer."""
+        pong: Future[None] = Future()
+        self._loop.call(self.relay.link.ping, pong)
+
+        def wait() -> bool:
+            try:
+                pong.result(timeout_s)
+            except TimeoutError:
+                return False
+            return self.usable
+
+        return wait
+
+    def idles_within(self, timeout_s: float) -> bool:
+        """Whether it asks for the next event in time; if not, nothing happens to it."""
+        return self._idle.wait(timeout_s) and self.usable
+
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Whether the runtime asked for the next event in time; otherwise the environment is or gets killed."""
+        if not self._idle.wait(timeout_s):
+            self.kill()
+        return self.usable
+
+    def kill(self) -> None:
+        """Kill the process tree, and wait until it is gone."""
+        self._loop.call(self.journal.hurry)
+        self._loop.call(self.relay.link.kill)
+        if not self.gone.wait(KILL_S):
+            log.warning("the relay did not kill its tree in time", extra={"environment": self.id})
+            self._loop.submit(self.relay.close(0.0))
+            self.gone.wait(KILL_S)
+
+    def interrupt(self) -> None:
+        """The worker stops: end it whatever it does, which frees the thread that waits for it."""
+        self.interrupted = True
+        if hasattr(self, "relay"):  # otherwise it is about to start, and whoever starts it looks again
+            self._loop.call(self.relay.link.kill)
+
+    def cut(self) -> None:
+        """End what runs in it, without waiting for that: whoever waits for an answer learns that its process has gone."""
+        if hasattr(self, "relay"):
+            self._cut = True
+            self._loop.call(self.relay.link.kill)
+
+    def _wait(self, future: "Future[T]", timeout_s: float) -> T | None:
+        try:
+            found = future.result(timeout_s)
+        except TimeoutError:
+            self.kill()
+            # The answer may have come in the moment of killing; AWS calls that a timeout too.
+            return None
+        except LinkBroken as error:
+            raise EnvironmentBroken(str(error)) from error
+        if self.interrupted and isinstance(found, Exited):
+            raise Interrupted("interrupted: the worker stopped")
+        return found
+
+
+def deadline_ms(timeout_s: float) -> int:
+    """Unix time in ms of ``timeout_s`` from now, as the runtime sees it."""
+    return int((time.time() + timeout_s) * 1000)

@@ -1,0 +1,311 @@
+"""Leases: the exclusive right to use one environment.
+
+Words: an environment *belongs* to the worker that started it, and only that worker ever runs on it. Its record in Redis
+is ``starting``, ``idle`` or ``leased``. The worker *holds* it from ``register``, ``lease`` or ``accept`` to ``release``.
+Another worker may only ``acquire`` it: lease it in Redis, and *move* a batch there by a letter to the mailbox of the
+worker that owns it.
+
+So two copies of the truth stand beside each other, and each has its field. The worker knows better whether it holds an
+environment: what it holds is leased, whatever Redis says. Redis knows better who was first: what the worker knows to be
+idle may be promised by then, and its letter on the way. Each change of holder raises the *generation*, and by it
+both sides see who is behind:
+
+* the record's is higher: somebody acquired it; the worker leaves it alone until the letter comes, or until the lease ends
+  without one (the letter was lost: ``sweep`` names it, ``reclaim`` takes it back);
+* the worker's is higher, or there is no record: Redis was lost, or lost its last writes; the record is written anew.
+
+Redis' ``TIME`` is the only clock. A late owner (older generation, other token) changes nothing. A script may be run
+twice, since its answer can be lost with a connection. Several threads use one :class:`Lease`: its lock makes the copy
+and the record change together.
+"""
+
+import threading
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from workers.contract import keys
+from workers.contract.messages import FunctionSpec
+from workers.redis_client import Store, Unavailable
+
+#: How long a record lives unrenewed: what a killed worker leaves in Redis is gone after it.
+RECORD_MS: Final = 120_000
+#: How long a lease lasts unrenewed; a worker renews those it holds every few seconds.
+LEASE_MS: Final = 30_000
+#: How long an acquired environment waits for its letter. After it nobody waits for a synchronous call any more.
+MOVE_MS: Final = 10_000
+#: How long letters lie in a mailbox that nobody reads.
+MAILBOX_MS: Final = 60_000
+
+
+@dataclass(slots=True)
+class Lease:
+    """The worker's copy of an environment's record."""
+
+    environment: str
+    spec: FunctionSpec
+    mode: str
+    worker: str
+    generation: int = 0
+    owner: str = ""
+    """Token of the attempt that has it; empty while idle."""
+    state: str = "starting"
+    """``starting``, ``leased``, ``idle``, or ``retired``: its record must not come back."""
+    unsure: bool = False
+    """Redis did not take the last change, or did not say so: the record is to be written anew."""
+    container: str = ""
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    @property
+    def held(self) -> bool:
+        """Whether the worker runs on it."""
+        return self.state in ("starting", "leased")
+
+    def keys(self) -> list[str]:
+        """The record's keys, as most scripts want them."""
+        return [
+            keys.environment(self.environment),
+            keys.leases(self.worker),
+            keys.idle(self.worker),
+            keys.warm(self.mode, self.spec.revision),
+        ]
+
+
+class Due(NamedTuple):
+    """What a sweep found; names of environments."""
+
+    idle: list[str]
+    """Idle for too long: to be retired."""
+    expired: list[str]
+    """Their lease has ended: to be reclaimed, when the worker knows them to be idle."""
+
+
+class Leases:
+    """The leases of one worker."""
+
+    def __init__(
+        self,
+        store: Store,
+        worker: str,
+        mode: str,
+        *,
+        channel: str = "",
+        lease_ms: int = LEASE_MS,
+        move_ms: int = MOVE_MS,
+    ) -> None:
+        self._channel = channel
+        self._store = store
+        self._worker = worker
+        self._mode = mode
+        self._lease_ms = lease_ms
+        self._move_ms = move_ms
+
+    def new(self, environment: str, spec: FunctionSpec) -> Lease:
+        """That of an environment of this worker, which has no record yet."""
+        return Lease(environment, spec, self._mode, self._worker)
+
+    # Holding
+
+    def register(self, lease: Lease, state: str, owner: str) -> None:
+        """Write the record: before the environment exists (``starting``), or once it is ``leased`` or ``idle``.
+
+        When Redis is gone the copy has changed all the same, and is marked as unsure.
+        """
+        with lease.lock:
+            self._register(lease, state, owner)
+
+    def _register(self, lease: Lease, state: str, owner: str) -> None:
+        lease.generation += 1
+        lease.owner = owner
+        lease.state = state
+        lease.unsure = True
+        spec = lease.spec
+        description = {
+            "worker": self._worker,
+            "mode": self._mode,
+            "channel": self._channel,
+            "account": spec.account,
+            "region": spec.region,
+            "function": spec.function,
+            "version": spec.version,
+            "revision": spec.revision,
+            "container": lease.container,
+        }
+        fields = [word for pair in description.items() for word in pair]
+        answer = self._store.word(
+            "register",
+            [
+                keys.environment(lease.environment),
+                keys.environments(self._worker),
+                keys.leases(self._worker),
+                keys.idle(self._worker),
+                keys.warm(self._mode, spec.revision),
+            ],
+            [lease.environment, state, owner, lease.generation, self._lease_ms, RECORD_MS, *fields],
+        )
+        if answer == "newer":
+            lease.generation -= 1  # The copy stays behind the record: that is how it shows.
+        else:
+            lease.generation = int(answer)
+        lease.unsure = False
+
+    def lease(self, lease: Lease, owner: str) -> bool:
+        """Take an environment that this worker knows to be idle, and that no other thread takes.
+
+        False when another worker has leased it just before: nothing has changed, and its letter is on the way. While
+        Redis is gone the answer is True: it is ours whatever Redis says, and the claim waits for Redis.
+        """
+        with lease.lock:
+            if lease.state != "idle":
+                return False
+            try:
+                answer = self._store.word(
+                    "lease", lease.keys(), [lease.environment, owner, lease.generation, self._lease_ms, RECORD_MS]
+                )
+                if answer == "busy":
+                    return False
+                if answer == "gone":
+                    self._register(lease, "leased", owner)
+                    return True
+                lease.generation = int(answer)
+                lease.unsure = False
+            except Unavailable:
+                # It may have been leased without an answer: what comes next must be later than that.
+                lease.generation += 1
+                lease.unsure = True
+            lease.owner = owner
+            lease.state = "leased"
+            return True
+
+    def release(self, lease: Lease) -> None:
+        """Hand it back, and stamp its last use; the copy is idle, also when Redis is gone."""
+        with lease.lock:
+            try:
+                if lease.unsure or self._release(lease) in ("gone", "older"):
+                    self._register(lease, "idle", "")
+            except Unavailable:
+                lease.unsure = True
+            lease.owner = ""
+            lease.state = "idle"
+
+    def _release(self, lease: Lease) -> str:
+        """``foreign`` is nothing to mend: it was acquired since, or its lease ends and is reclaimed."""
+        return self._store.word("release", lease.keys(), [lease.environment, lease.owner, lease.generation, RECORD_MS])
+
+    # Sharing
+
+    def acquire(self, revision: str, owner: str, batch: bytes) -> str | None:
+        """Move a batch to an idle environment of another worker; answers that worker's name, or None.
+
+        The other worker may get it twice when Redis' answer is lost; the claim lets one of the two run.
+        """
+        # No two workers may use the same token, not even for the same attempt in a message that was delivered twice.
+        token = f"{owner}@{self._worker}"
+        answer = self._store.word(
+            "acquire",
+            [keys.warm(self._mode, revision)],
+            [
+                self._worker, token, self._move_ms, RECORD_MS, MAILBOX_MS, batch,
+                keys.environment(""), keys.worker(""), keys.leases(""), keys.idle(""), keys.mailbox(""),
+            ],
+        )  # fmt: skip
+        return None if answer == "none" else answer
+
+    def accept(self, lease: Lease, owner: str, generation: int) -> bool:
+        """A letter has come for an environment that no other thread takes: whether its batch has the lease.
+
+        False when this worker holds it already, or the lease ended before the letter came: the batch is then one as any
+        other. When Redis is gone this raises, and may be asked again.
+        """
+        with lease.lock:
+            if lease.state != "idle":
+                return False
+            answer = self._store.word(
+                "accept", lease.keys()[:2], [lease.environment, owner, generation, self._lease_ms, RECORD_MS]
+            )
+            if answer == "foreign":
+                return False
+            lease.generation = max(lease.generation, generation)
+            lease.owner = owner
+            lease.state = "leased"
+            lease.unsure = answer == "gone"
+            if lease.unsure:
+                with suppress(*Unavailable):  # It is restored with the next renewal.
+                    self._register(lease, "leased", owner)
+            return True
+
+    def reclaim(self, lease: Lease) -> bool:
+        """Take back an idle environment whose lease has ended without a letter; whether it is idle in Redis now."""
+        with lease.lock:
+            if lease.state != "idle":
+                return False
+            try:
+                answer = self._store.word("reclaim", lease.keys(), [lease.environment, RECORD_MS])
+            except Unavailable:
+                lease.unsure = True
+                raise
+            if answer == "leased":
+                return False
+            if answer == "gone":
+                self._register(lease, "idle", "")
+            else:
+                lease.generation = int(answer)
+            return True
+
+    # Ending
+
+    def retire(self, lease: Lease) -> str:
+        """Take it out of service, if nobody has it: ``retired``, ``gone`` (no record, so nobody has it either), or
+        ``foreign``: another worker has leased it, and it must be kept for the letter.
+        """
+        with lease.lock:
+            answer = self._store.word(
+                "retire",
+                [*lease.keys(), keys.environments(self._worker)],
+                [lease.environment, lease.owner, lease.generation],
+            )
+            if answer != "foreign":
+                lease.state = "retired"
+            return answer
+
+    def remove(self, lease: Lease) -> None:
+        """It is no more (dead, or its worker ends): take the record away, whoever has leased it.
+
+        When Redis is gone the record ends by itself; it does not come back.
+        """
+        with lease.lock:
+            lease.state = "retired"
+            self._store.run("remove", [*lease.keys(), keys.environments(self._worker)], [lease.environment])
+
+    # Upkeep
+
+    def renew(self, leases: Iterable[Lease]) -> list[str]:
+        """Say that they are all alive, and move the deadlines of those that are held.
+
+        Answers the environments of which Redis has no record, or one that contradicts: they are to be restored.
+        """
+        named = list(leases)
+        names = [keys.environments(self._worker), keys.leases(self._worker), keys.idle(self._worker)]
+        arguments: list[str | int] = [RECORD_MS, self._lease_ms]
+        for lease in named:
+            names += [keys.environment(lease.environment), keys.warm(self._mode, lease.spec.revision)]
+            arguments += [lease.environment, lease.generation, lease.owner if lease.held else ""]
+        missing: list[bytes] = self._store.run("renew", names, arguments)
+        return [name.decode() for name in missing]
+
+    def restore(self, lease: Lease) -> None:
+        """Write a record anew that is missing, wrong or unsure; not that of a retired one."""
+        with lease.lock:
+            if lease.state != "retired":
+                self._register(lease, lease.state, lease.owner)
+
+    def sweep(self, idle_ms: int) -> Due:
+        """This worker's environments that have been idle for longer than ``idle_ms``, and those whose lease has ended."""
+        found: list[list[bytes]] = self._store.run(
+            "sweep",
+            [keys.idle(self._worker), keys.leases(self._worker), keys.environments(self._worker)],
+            [idle_ms, keys.environment("")],
+        )
+        idle, expired = ([name.decode() for name in names] for names in found)
+        return Due(idle, expired)

@@ -1,0 +1,180 @@
+"""What functions write: whole to Redis, from where the dispatcher stores it, and the last 4 KB for the caller.
+
+A journal belongs to one environment; the shipper, one a worker, merges small pieces and sends them. What is not sent
+yet is bounded: over :data:`UNSENT_BYTES` the environments are paused, so that a function slows down to the speed of the
+store. When Redis is gone, or nobody stores what lies there, the oldest is dropped and counted: logs never stop calls.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from workers.contract import keys
+from workers.contract.messages import FunctionSpec
+from workers.execution.outcomes import TAIL_BYTES
+from workers.redis_client import Store, Unavailable
+
+UNSENT_BYTES: Final = 1024 * 1024
+CHUNK_BYTES: Final = 64 * 1024
+#: 16 MB of one function's log wait in Redis at most.
+_STREAM_CHUNKS: Final = 256
+_STREAM_LIFE_MS: Final = 600_000
+_FLUSH_S: Final = 0.05
+_PATIENCE_S: Final = 2.0
+
+log = logging.getLogger(__name__)
+
+
+class Shipper:
+    """Sends log pieces to Redis in a thread of its own."""
+
+    def __init__(self, store: Store, on_failure: Callable[[BaseException], None]) -> None:
+        self._on_failure = on_failure
+        self._store = store
+        self._changed = threading.Condition()
+        self._unsent: dict[str, list[bytes]] = {}
+        self._size = 0
+        self._sending = 0
+        self._paused: dict[int, Callable[[], None]] = {}
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
+        self.dropped_bytes = 0
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def put(self, stream: str, data: bytes) -> bool:
+        """Take a piece; ``False`` asks the caller to pause its source, see :meth:`when_sent`."""
+        with self._changed:
+            self._unsent.setdefault(stream, []).append(data)
+            self._size += len(data)
+            if self._size == len(data):
+                self._changed.notify()
+            return self._size + self._sending < UNSENT_BYTES
+
+    def when_sent(self, source: int, resume: Callable[[], None]) -> None:
+        """Call ``resume`` once when there is room again; ``source`` identifies the caller."""
+        with self._changed:
+            if self._size + self._sending:
+                self._paused[source] = resume
+                return
+        resume()  # all was sent meanwhile
+
+    def stop(self, patience_s: float = _PATIENCE_S) -> None:
+        """Send what is left, for at most ``patience_s``."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+        self._thread.join(patience_s)
+
+    def _run(self) -> None:
+        try:
+            self._ship()
+        except BaseException as error:  # without it every function that logs would be paused for ever
+            log.exception("the shipper of logs died")
+            self._on_failure(error)
+
+    def _ship(self) -> None:
+        while True:
+            with self._changed:
+                while not self._unsent and not self._stopped:
+                    self._changed.wait()
+                if not self._unsent:
+                    return
+                stopping = self._stopped
+            if not stopping:
+                time.sleep(_FLUSH_S)  # merges what many short calls write
+            with self._changed:
+                batch, self._unsent = self._unsent, {}
+                self._sending, self._size = self._size, 0
+            for stream, pieces in batch.items():
+                self._send(stream, b"".join(pieces))
+            with self._changed:
+                self._sending = 0
+                resumes, self._paused = list(self._paused.values()), {}
+            for resume in resumes:
+                resume()
+
+    def _send(self, stream: str, data: bytes) -> None:
+        give_up = time.monotonic() + _PATIENCE_S
+        for start in range(0, len(data), CHUNK_BYTES):
+            chunk = data[start : start + CHUNK_BYTES]
+            while not self._append(stream, chunk, force=time.monotonic() > give_up):
+                time.sleep(_FLUSH_S)
+
+    def _append(self, stream: str, chunk: bytes, *, force: bool) -> bool:
+        try:
+            word = self._store.word(
+                "append_log", [stream, keys.LOGS], [chunk, _STREAM_LIFE_MS, _STREAM_CHUNKS, "1" if force else ""]
+            )
+        except Unavailable:
+            if force:
+                self._drop(len(chunk))
+            return force
+        return word == "kept"
+
+    def _drop(self, size: int) -> None:
+        if not self.dropped_bytes:
+            log.warning("function logs are dropped: Redis does not take them")
+        self.dropped_bytes += size
+
+
+class Journal:
+    """The log of one environment. Written from the links' thread and the invoking one.
+
+    ``shown``: so many characters of each invocation's tail are repeated in the worker's own log, on level debug.
+    """
+
+    def __init__(
+        self,
+        shipper: Shipper,
+        spec: FunctionSpec,
+        pause: Callable[[], None],
+        resume: Callable[[], None],
+        shown: int = 0,
+    ) -> None:
+        self._shipper = shipper
+        self._function = spec.function
+        self._shown = shown
+        self._stream = keys.log(spec.account, spec.region, spec.function)
+        self._tail = bytearray()
+        self._lock = threading.Lock()
+        self._pause = pause
+        self._resume = resume
+        self._pausable = True
+
+    def begin(self, line: str) -> None:
+        """A new invocation: the tail starts with its START line, after what initialisation left there."""
+        self._write(line.encode())
+
+    def write(self, data: bytes) -> None:
+        """What the function wrote."""
+        if not self._write(data) and self._pausable:
+            self._pause()
+            self._shipper.when_sent(id(self), self._resume)
+
+    def hurry(self) -> None:
+        """The environment is being killed: what says that it is dead must not wait behind its log. On the links' thread."""
+        self._pausable = False
+        self._resume()
+
+    def end(self, lines: str) -> bytes:
+        """The invocation's last lines; answers its tail and starts the next one."""
+        self._write(lines.encode())
+        with self._lock:
+            tail = bytes(self._tail[-TAIL_BYTES:])
+            self._tail.clear()
+        if self._shown and log.isEnabledFor(logging.DEBUG):
+            shown = tail.decode(errors="replace")[-self._shown :]
+            log.debug("a function wrote", extra={"function": self._function, "output": shown})
+        return tail
+
+    def _write(self, data: bytes) -> bool:
+        with self._lock:
+            self._tail += data[-TAIL_BYTES:]
+            if len(self._tail) > 2 * TAIL_BYTES:
+                del self._tail[:-TAIL_BYTES]
+        return self._shipper.put(self._stream, data)

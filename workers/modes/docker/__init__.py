@@ -1,0 +1,1 @@
+"""Modes ``docker`` and ``docker-reuse``: functions run in containers."""

@@ -1,0 +1,1 @@
+"""Mode ``local``: functions run as processes of the worker's own machine."""
