@@ -31,7 +31,7 @@ type eventHead struct {
 
 type event struct {
 	*eventHead
-	body *inlet
+	body *body
 }
 
 // poll is a runtime's request for the next event, while it waits.
@@ -48,12 +48,12 @@ type invocations struct {
 	current   *event
 	requestID string // of the invocation in hand
 
-	credit    account
+	credit    creditWindow
 	remaining int64 // DATA still to come; used by the reader of stdin alone
 }
 
 func newInvocations(out *frameWriter) *invocations {
-	return &invocations{phase: phaseStarted, credit: account{send: func(n int) { out.credit(0, n) }}}
+	return &invocations{phase: phaseStarted, credit: creditWindow{send: func(n int) { out.credit(0, n) }}}
 }
 
 // poll registers a request for the next event. first tells that it ended the initialisation, asks that the worker has to be told.
@@ -117,7 +117,7 @@ func (c *invocations) event(head *eventHead) error {
 	if head.RequestID == "" || head.Length < 0 {
 		return protocolErrorf("EVENT without request_id or with a negative length")
 	}
-	e := &event{eventHead: head, body: newInlet(&c.credit)}
+	e := &event{eventHead: head, body: newBody(&c.credit)}
 	c.remaining = head.Length
 	if head.Length == 0 {
 		e.body.end(io.EOF)

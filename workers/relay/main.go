@@ -3,11 +3,11 @@
 // whatever reason, nothing of the tree is left.
 //
 //	everwarm-relay [--private-tmp DIR [--keep PATH]...]
-//	everwarm-relay --hold
+//	everwarm-relay --idle
 //
 // --private-tmp puts DIR in the place of /tmp, /var/tmp and /dev/shm for everything in the environment, where that is
 // permitted (STARTED tells); --keep leaves a PATH below these visible (keep none below /tmp where you can: it is in the
-// function's own /tmp then). --hold is for containers that wait for relays to be executed in them, or lend others their
+// function's own /tmp then). --idle is for containers that wait for relays to be executed in them, or lend others their
 // network namespace. Exit codes: 0 after EXIT and when stdin closed,
 // 2 for wrong arguments, 3 after a protocol error.
 package main
@@ -27,7 +27,7 @@ const (
 	exitUsage    = 2
 	exitProtocol = 3
 
-	flagHold      = "--hold"      // stay, do nothing, and end when stdin closes
+	flagIdle      = "--idle"      // stay, do nothing, and end when stdin closes
 	flagSupervise = "--supervise" // the second stage; its argument is what became of --private-tmp
 	flagKillUID   = "--kill-uid"  // kill all that this uid may kill; its argument is that uid, so nobody does it by accident
 
@@ -49,8 +49,8 @@ func main() {
 		supervise(args[1])
 		return
 	}
-	if len(args) == 1 && args[0] == flagHold {
-		hold()
+	if len(args) == 1 && args[0] == flagIdle {
+		idle()
 		return
 	}
 	options, err := parseArguments(args)

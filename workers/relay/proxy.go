@@ -25,7 +25,7 @@ type proxy struct {
 
 type apiStream struct {
 	head chan apiHead // capacity 1
-	body *inlet
+	body *body
 	seen bool // API_RESPONSE came; used by the reader of stdin alone
 }
 
@@ -74,7 +74,7 @@ func (p *proxy) open() (uint32, *apiStream) {
 	p.last++
 	id := p.last
 	stream := &apiStream{head: make(chan apiHead, 1)}
-	stream.body = newInlet(&account{send: func(n int) { p.out.credit(id, n) }})
+	stream.body = newBody(&creditWindow{send: func(n int) { p.out.credit(id, n) }})
 	p.streams[id] = stream
 	return id, stream
 }

@@ -78,7 +78,7 @@ class ExecStarter:
             self._execute(environment, kept)
             self._kept[environment.id] = kept
 
-        self._boxes.make(environment, code_url, (RELAY, "--hold"), run)
+        self._boxes.make(environment, code_url, (RELAY, "--idle"), run)
 
     def _execute(self, environment: Environment, kept: _Kept) -> None:
         """A relay in the container, and START for it. Raises ``EngineError``."""

@@ -31,7 +31,7 @@ from workers.redis_client import Unavailable
 #: So many are kept ready beyond those in use.
 _READY: Final = 2
 _CLOSE_S: Final = 5.0
-_HOLD: Final = "--hold"
+_HOLD: Final = "--idle"
 _MEMORY_BYTES: Final = 32 << 20
 
 log = logging.getLogger(__name__)

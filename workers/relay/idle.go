@@ -6,9 +6,9 @@ import (
 	"syscall"
 )
 
-// hold is the first process of a container that itself runs nothing. It repeats what it reads, which tells that the container is
+// idle is the first process of a container that itself runs nothing. It repeats what it reads, which tells that the container is
 // not paused, takes the exit status of whoever lost its parent, and ends, and the container with it, when stdin closes.
-func hold() {
+func idle() {
 	children := make(chan os.Signal, 1)
 	signal.Notify(children, syscall.SIGCHLD)
 	ended := make(chan os.Signal, 1)

@@ -16,9 +16,9 @@ func (f *failing) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func TestAnInletCarriesMoreThanAWindow(t *testing.T) {
+func TestAnBodyCarriesMoreThanAWindow(t *testing.T) {
 	credits := make(chan int, 100)
-	in := newInlet(&account{send: func(n int) { credits <- n }})
+	b := newBody(&creditWindow{send: func(n int) { credits <- n }})
 	want := bytes.Repeat([]byte("0123456789abcdef"), 3*window/16)
 	go func() {
 		room := window
@@ -27,44 +27,44 @@ func TestAnInletCarriesMoreThanAWindow(t *testing.T) {
 				room += <-credits
 			}
 			n := min(len(rest), room, maxPayload)
-			if err := in.push(rest[:n]); err != nil {
+			if err := b.push(rest[:n]); err != nil {
 				t.Error(err)
 				return
 			}
 			rest, room = rest[n:], room-n
 		}
-		in.end(io.EOF)
+		b.end(io.EOF)
 	}()
 	var got bytes.Buffer
-	if err := in.copyTo(&got); err != nil || !bytes.Equal(got.Bytes(), want) {
+	if err := b.copyTo(&got); err != nil || !bytes.Equal(got.Bytes(), want) {
 		t.Fatalf("%d bytes, %v", got.Len(), err)
 	}
 }
 
-func TestAnInletRefusesWhatExceedsTheWindow(t *testing.T) {
-	in := newInlet(&account{send: func(int) {}})
+func TestAnBodyRefusesWhatExceedsTheWindow(t *testing.T) {
+	b := newBody(&creditWindow{send: func(int) {}})
 	part := make([]byte, maxPayload)
 	for range window / maxPayload {
-		if err := in.push(part); err != nil {
+		if err := b.push(part); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := in.push([]byte("x")); !errors.As(err, &protocolError{}) {
+	if err := b.push([]byte("x")); !errors.As(err, &protocolError{}) {
 		t.Fatalf("got %v", err)
 	}
 }
 
-func TestADroppedInletGivesCreditForEverything(t *testing.T) {
+func TestADroppedBodyGivesCreditForEverything(t *testing.T) {
 	credit := 0
-	in := newInlet(&account{send: func(n int) { credit += n }})
+	b := newBody(&creditWindow{send: func(n int) { credit += n }})
 	part := make([]byte, maxPayload)
-	_ = in.push(part)
-	_ = in.push(part)
-	if err := in.copyTo(&failing{after: 10}); !errors.Is(err, io.ErrClosedPipe) {
+	_ = b.push(part)
+	_ = b.push(part)
+	if err := b.copyTo(&failing{after: 10}); !errors.Is(err, io.ErrClosedPipe) {
 		t.Fatalf("got %v", err)
 	}
 	for range 20 {
-		if err := in.push(part); err != nil {
+		if err := b.push(part); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -73,12 +73,12 @@ func TestADroppedInletGivesCreditForEverything(t *testing.T) {
 	}
 }
 
-func TestABrokenOffInletSaysSo(t *testing.T) {
-	in := newInlet(&account{send: func(int) {}})
-	_ = in.push([]byte("half"))
-	in.end(errAborted)
+func TestABrokenOffBodySaysSo(t *testing.T) {
+	b := newBody(&creditWindow{send: func(int) {}})
+	_ = b.push([]byte("half"))
+	b.end(errAborted)
 	var got bytes.Buffer
-	if err := in.copyTo(&got); !errors.Is(err, errAborted) || got.String() != "half" {
+	if err := b.copyTo(&got); !errors.Is(err, errAborted) || got.String() != "half" {
 		t.Fatalf("%q, %v", got.String(), err)
 	}
 }
