@@ -24,7 +24,7 @@ def handler(event, context):
 """
 
 
-def test_a_full_tmp(functions: Functions) -> None:
+def test_a_full_tmp_ends_the_environment_and_not_the_next_one(functions: Functions) -> None:
     name = functions.python(FILLS, Timeout=30)
     assert functions.invoke(name, {"files": 2, "s": 1.5}).error is None
     wait_until_handed_back(functions, name)
@@ -43,7 +43,7 @@ def test_more_tmp_on_request(functions: Functions) -> None:
     assert functions.invoke(name, {"files": 7, "s": 1.5}).error is None
 
 
-def test_ten_thousand_files(functions: Functions) -> None:
+def test_a_function_may_make_ten_thousand_files(functions: Functions) -> None:
     name = functions.python("""
 def handler(event, context):
     files = []
@@ -121,7 +121,7 @@ def test_killed_from_outside_during_a_call(functions: Functions) -> None:
     functions.wait_until_ended(record["id"])
 
 
-def test_without_a_network(make_functions: MakeFunctions) -> None:
+def test_a_function_without_a_network_is_still_called(make_functions: MakeFunctions) -> None:
     """The link needs none: 6 MB both ways, and calls of this server's own API."""
     functions = make_functions(LAMBDA_DOCKER_NETWORK="none")
     name = functions.sample("echo", MemorySize=512)

@@ -37,7 +37,7 @@ def outcomes(functions: Functions, names: list[str], seconds: float) -> list[str
         return sorted(threads.map(lambda name: outcome(functions, name, seconds), names))
 
 
-def test_reserved_concurrency_exactly(functions: Functions) -> None:
+def test_reserved_concurrency_is_kept_exactly(functions: Functions) -> None:
     name = functions.sample("sleeps")
     functions.client.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=3)
     assert outcomes(functions, [name] * 8, 1.5) == [RESERVED] * 5 + ["ran"] * 3
@@ -54,7 +54,7 @@ def test_one_at_a_time(functions: Functions) -> None:
     assert outcome(functions, name, 0) == "ran"
 
 
-def test_none_at_all(functions: Functions) -> None:
+def test_a_function_with_no_concurrency_is_never_run(functions: Functions) -> None:
     name = functions.sample("sleeps")
     assert outcome(functions, name, 0) == "ran"
     functions.client.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=0)
@@ -63,7 +63,7 @@ def test_none_at_all(functions: Functions) -> None:
     assert outcome(functions, name, 0) == "ran"
 
 
-def test_the_whole_refusal(functions: Functions) -> None:
+def test_a_refusal_is_awss_to_the_byte(functions: Functions) -> None:
     name = functions.sample("sleeps")
     functions.client.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=0)
     url = f"{functions.stack.endpoint}/2015-03-31/functions/{name}/invocations"
@@ -124,7 +124,7 @@ def test_a_slot_is_free_however_a_call_ended(functions: Functions, end: str) -> 
         assert functions.invoke(name, {}).error == "Unhandled"
 
 
-def test_account_concurrency_exactly(make_functions: MakeFunctions) -> None:
+def test_account_concurrency_is_kept_exactly(make_functions: MakeFunctions) -> None:
     functions = make_functions(
         LAMBDA_LIMITS_CONCURRENT_EXECUTIONS="4", LAMBDA_LIMITS_MINIMUM_UNRESERVED_CONCURRENCY="1"
     )

@@ -18,7 +18,7 @@ def client_context(document: Any) -> str:
     return base64.b64encode(json.dumps(document, ensure_ascii=False).encode()).decode()
 
 
-def test_python(functions: Functions) -> None:
+def test_a_python_handler_sees_its_context(functions: Functions) -> None:
     name = functions.sample("context", Timeout=7, MemorySize=192)
     answer = functions.invoke(name, {})
     found = answer.json
@@ -34,7 +34,7 @@ def test_python(functions: Functions) -> None:
     assert re.fullmatch(r"Root=1-[0-9a-f]{8}-[0-9a-f]{24};Parent=[0-9a-f]{16};Sampled=[01].*", found["trace_id"])
 
 
-def test_node(functions: Functions) -> None:
+def test_a_node_handler_sees_its_context(functions: Functions) -> None:
     name = functions.sample("context", "node", MemorySize=192)
     context = {"custom": {"a": "ä"}, "env": {"locale": "de"}, "client": {"installation_id": "i"}}
     answer = functions.invoke(name, {}, ClientContext=client_context(context))
@@ -141,7 +141,7 @@ def test_initialisation_type_and_order_of_python_path(functions: Functions) -> N
     assert found["env"]["LAMBDA_TASK_ROOT"] in found["path"]
 
 
-def test_a_wrapper_script(functions: Functions) -> None:
+def test_a_wrapper_script_starts_the_runtime(functions: Functions) -> None:
     """``AWS_LAMBDA_EXEC_WRAPPER`` is started with the runtime's command."""
     wrapper = '#!/bin/sh\nexport WRAPPED="$#"\nexec "$@"\n'
     name = functions.create(

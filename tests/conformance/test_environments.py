@@ -82,7 +82,7 @@ def test_functions_do_not_share(functions: Functions) -> None:
     assert functions.invoke(one, {}).json[3] != functions.invoke(other, {}).json[3]
 
 
-def test_idle_ones_expire(make_functions: MakeFunctions) -> None:
+def test_idle_environments_expire(make_functions: MakeFunctions) -> None:
     functions = make_functions(LAMBDA_KEEPALIVE_MS="6000")
     name = functions.python(SLEEPS)
     first = functions.invoke(name, {}).json
@@ -250,7 +250,7 @@ def handler(event, context):
     assert "written" not in found
 
 
-def test_memory_is_limited(functions: Functions) -> None:
+def test_a_functions_memory_is_limited(functions: Functions) -> None:
     name = functions.python((SAMPLES / "python" / "memory_hog.py").read_text(), MemorySize=128, Timeout=30)
     assert functions.invoke(name, {"mb": 10}).body == b"10"
     answer = functions.invoke(name, {"mb": 1500})

@@ -86,7 +86,7 @@ def test_the_invocation_after_an_edit_runs_it(
         assert functions.invoke(name, {}).json[0] == f"edit {number}"
 
 
-def test_what_it_imports(functions: Functions, code: Path) -> None:
+def test_an_edit_of_what_the_handler_imports_is_seen(functions: Functions, code: Path) -> None:
     package = code / "package"
     package.mkdir(mode=0o755)
     write(package / "inner.py", "WORD = 'one'")
@@ -97,7 +97,7 @@ def test_what_it_imports(functions: Functions, code: Path) -> None:
     assert functions.invoke(name, {}).json == "two"
 
 
-def test_node(functions: Functions, code: Path) -> None:
+def test_an_edit_of_a_node_handler_is_seen(functions: Functions, code: Path) -> None:
     write(code / "index.js", "exports.handler = async () => 'one';")
     name = deploy(functions, code, Runtime=functions.runtime("node"))
     assert functions.invoke(name, {}).json == "one"

@@ -40,7 +40,7 @@ def test_a_module_that_is_missing(functions: Functions) -> None:
     )
 
 
-def test_a_syntax_error(functions: Functions) -> None:
+def test_a_syntax_error_is_an_initialisation_error(functions: Functions) -> None:
     answer = functions.invoke(functions.python("def handler(event, context)\n    return 1\n"), {})
     assert answer.json["errorType"] == "Runtime.UserCodeSyntaxError"
     assert re.fullmatch(r"Syntax error in module 'index': .*", answer.json["errorMessage"])

@@ -72,7 +72,7 @@ def test_a_hundred_megabytes_of_output(functions: Functions) -> None:
     assert log.startswith(b"START RequestId: ")
 
 
-def test_binary_rubbish(functions: Functions) -> None:
+def test_binary_output_harms_nothing(functions: Functions) -> None:
     name = functions.python("""
 import os
 def handler(event, context):

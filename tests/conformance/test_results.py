@@ -62,7 +62,7 @@ def test_no_tail_without_asking_for_it(functions: Functions) -> None:
     assert "x-amz-log-result" not in functions.invoke(name, {}, LogType="None").headers
 
 
-def test_a_python_exception(functions: Functions) -> None:
+def test_a_python_exception_is_a_function_error(functions: Functions) -> None:
     name = functions.sample("raises")
     answer = functions.invoke(name, {"message": "höchst “unusual”\n"})
     assert (answer.status, answer.error) == (200, "Unhandled")
@@ -80,7 +80,7 @@ def test_a_python_exception(functions: Functions) -> None:
 
 
 @pytest.mark.parametrize("entry", ["handler", "sync"])
-def test_a_node_exception(functions: Functions, entry: str) -> None:
+def test_a_node_exception_is_a_function_error(functions: Functions, entry: str) -> None:
     answer = functions.invoke(functions.sample("raises", "node", entry), {"message": "on purpose"})
     assert (answer.status, answer.error) == (200, "Unhandled")
     found = answer.json
@@ -207,7 +207,7 @@ def test_a_node_handler_that_is_not_there(functions: Functions) -> None:
     assert answer.json["errorMessage"] == "echo.other is undefined or not exported"
 
 
-def test_a_missing_bootstrap(functions: Functions) -> None:
+def test_a_missing_bootstrap_is_named(functions: Functions) -> None:
     answer = functions.invoke(functions.create({"other": "x"}, "any", "provided.al2023"), {})
     assert answer.error == "Unhandled"
     message = (

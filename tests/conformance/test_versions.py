@@ -72,7 +72,7 @@ def test_an_alias_runs_what_it_points_to(functions: Functions, versioned: str) -
     assert functions.refused(versioned, {}, Qualifier="live")[:2] == ("ResourceNotFoundException", 404)
 
 
-def test_weights(functions: Functions, versioned: str) -> None:
+def test_an_aliass_weights_share_the_calls(functions: Functions, versioned: str) -> None:
     functions.client.create_alias(
         FunctionName=versioned,
         Name="canary",

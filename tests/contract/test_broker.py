@@ -77,7 +77,7 @@ def test_every_message_has_ids_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("batch", [b"", b"%b %s %%", b"\0" * 100, SECRET * 1000], ids=len)
-def test_any_bytes_travel(batch: bytes) -> None:
+def test_a_message_carries_any_bytes(batch: bytes) -> None:
     message = json.loads(envelope(batch, "everwarm.docker-reuse.event"))
     assert batch in base64.b64decode(message["body"])
     assert message["properties"]["delivery_info"]["routing_key"] == "everwarm.docker-reuse.event"
@@ -123,7 +123,7 @@ def test_celery_is_set_as_the_design_has_it() -> None:
         ("unix:///run/r.sock?password=p%40ss", "everwarm+socket://:p%40ss@/run/r.sock?virtual_host=0"),
     ],
 )
-def test_urls(url: str, expected: str) -> None:
+def test_a_redis_url_becomes_the_brokers(url: str, expected: str) -> None:
     assert broker_url(url) == expected
 
 

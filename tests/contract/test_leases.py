@@ -607,7 +607,7 @@ class Sharing(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(400)  # Some 15 s; but making a failure small takes its time.
-def test_sharing(redis_server: RedisServer) -> None:
+def test_workers_that_share_environments_keep_the_invariants(redis_server: RedisServer) -> None:
     class Here(Sharing):
         def __init__(self) -> None:
             super().__init__(redis_server)

@@ -363,7 +363,7 @@ def test_only_the_functions_own_user_is_served(environments: Environments) -> No
 
 @pytest.mark.parametrize(("code", "status"), [("sys.exit(0)", 0), ("os._exit(127)", 127), ("raise SystemExit(3)", 3)])
 @pytest.mark.parametrize("when", ["init", "handler"])
-def test_exit_codes(environments: Environments, code: str, status: int, when: str) -> None:
+def test_the_runtimes_exit_code_is_reported(environments: Environments, code: str, status: int, when: str) -> None:
     environment = environments.start(program(code if when == "init" else f"next_event(); {code}"))
     if when == "handler":
         assert isinstance(environment.started, Started)
@@ -376,7 +376,7 @@ def test_exit_codes(environments: Environments, code: str, status: int, when: st
     assert environment.relay_status() == 0
 
 
-def test_a_signal(environments: Environments) -> None:
+def test_the_signal_that_ended_the_runtime_is_reported(environments: Environments) -> None:
     environment = environments.start(program("next_event(); os.kill(os.getpid(), signal.SIGSEGV)"))
     answer = environment.started and environment.invoke()
     assert isinstance(answer, Exited)
@@ -718,7 +718,7 @@ def test_an_identity_of_its_own(environments: Environments) -> None:
 
 @pytest.mark.needs_root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs mounts of its own")
-def test_a_private_tmp(environments: Environments, tmp_path: Path) -> None:
+def test_the_environment_sees_a_tmp_of_its_own(environments: Environments, tmp_path: Path) -> None:
     private, kept = tmp_path / "private", tmp_path / "kept"
     private.mkdir()
     private.chmod(0o777)

@@ -89,7 +89,7 @@ class Wire:
         return str(end)
 
 
-def test_a_life() -> None:
+def test_a_link_lives_from_start_to_exit() -> None:
     wire = Wire()
     wire.link.start(CONFIG)
     assert wire.link.state == "starting"
@@ -128,7 +128,7 @@ def test_a_life() -> None:
         wire.invoke().result(0)
 
 
-def test_an_initialisation_error() -> None:
+def test_an_initialisation_error_is_the_answer_to_start() -> None:
     wire = Wire()
     wire.link.start(CONFIG)
     wire.answer(b"{}", frames.INIT_ERROR)

@@ -92,7 +92,7 @@ ESM = "export const handler = async () => import.meta.url; export default {deep:
         ("b #ü.handler", {"b #ü.mjs": ESM}, "file:///b%20%23%C3%BC.mjs"),
     ],
 )
-def test_finds_the_handler(
+def test_the_handler_is_found_where_aws_finds_it(
     major: str, handler: str, files: Mapping[str, str], answer: str | None, tmp_path: Path
 ) -> None:
     with _start(major, handler, _write(tmp_path, files)) as process:
@@ -123,7 +123,9 @@ def test_finds_the_handler(
         ("index.handler", "throw new RangeError('at import')", "RangeError", "at import"),
     ],
 )
-def test_initialisation_errors(major: str, handler: str, code: str, kind: str, message: str, tmp_path: Path) -> None:
+def test_initialisation_errors_are_reported_and_end_the_process(
+    major: str, handler: str, code: str, kind: str, message: str, tmp_path: Path
+) -> None:
     with _start(major, handler, _write(tmp_path, {"index.js": code} if code else {})) as process:
         report = process.next_report()
         status = process.ends()
@@ -174,7 +176,7 @@ def _answer(process: RuntimeProcess, event: Any = None) -> tuple[str, Any]:
         ),
     ],
 )
-def test_ways_to_answer(major: str, code: str, answer: object, tmp_path: Path) -> None:
+def test_a_handler_may_answer_in_every_way_of_node(major: str, code: str, answer: object, tmp_path: Path) -> None:
     with _start(major, "index.handler", _write(tmp_path, {"index.js": f"exports.handler = {code};"})) as process:
         for _ in range(2):
             assert _answer(process, {"k": "ü"}) == ("response", answer)
@@ -199,7 +201,9 @@ def test_ways_to_answer(major: str, code: str, answer: object, tmp_path: Path) -
         ("() => Promise.reject(new EvalError('r'))", "EvalError", "r"),
     ],
 )
-def test_ways_to_fail(major: str, code: str, kind: str, message: str, tmp_path: Path) -> None:
+def test_a_handler_may_fail_in_every_way_of_node(
+    major: str, code: str, kind: str, message: str, tmp_path: Path
+) -> None:
     code_dir = _write(tmp_path, {"index.js": f"exports.handler = {code};"})
     with _start(major, "index.handler", code_dir) as process:
         for _ in range(2):
@@ -257,7 +261,7 @@ def test_an_error_that_nobody_catches_in_a_stream(major: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("status", [0, 5])
-def test_exits_report_nothing(major: str, status: int) -> None:
+def test_a_handler_that_exits_reports_nothing(major: str, status: int) -> None:
     with _start(major, "exits.handler") as process:
         process.send(json.dumps({"status": status}).encode())
         assert process.ends() == status
@@ -271,7 +275,7 @@ def test_an_event_that_is_no_json(major: str) -> None:
         assert _answer(process, 1) == ("response", 1)
 
 
-def test_context(major: str) -> None:
+def test_the_context_has_what_awss_has(major: str) -> None:
     with _start(major, "context.handler") as process:
         report = process.invoke(
             Client_Context='{"custom": {"k": "ü"}}'.encode().decode("latin-1"),
@@ -302,7 +306,7 @@ def test_context(major: str) -> None:
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 
-def test_log_lines(major: str) -> None:
+def test_log_lines_look_like_awss(major: str) -> None:
     with _start(major, "logs.handler") as process:
         process.invoke()
         process.wait_ready()
@@ -332,7 +336,7 @@ def test_log_lines_in_json(major: str) -> None:
     assert json.loads(lines[0])["requestId"] == REQUEST_ID
 
 
-def test_streams(major: str) -> None:
+def test_a_streaming_handler_answers_in_parts(major: str) -> None:
     parts = ["one ü ", "two ", "x" * 300_000]
     with _start(major, "streams.handler") as process:
         for _ in range(2):
@@ -473,7 +477,7 @@ def test_modules_named_like_the_clients_own(major: str, tmp_path: Path) -> None:
             assert _answer(process)[1] == str(code_dir / f"{name}.js")
 
 
-def test_installed_copies_run(major: str, tmp_path: Path) -> None:
+def test_the_installed_copies_of_the_client_run(major: str, tmp_path: Path) -> None:
     clients = runtimes.install(tmp_path / "clients")
     assert sorted(path.name for path in (clients / "node").iterdir()) == sorted(
         path.name for path in (interpreters.CLIENTS / "node").iterdir()

@@ -33,7 +33,7 @@ def _start(handler: str, environment: Mapping[str, str] | None = None) -> Abstra
     return runtime_api.run(command.argv, variables, FUNCTIONS)
 
 
-def test_answers() -> None:
+def test_a_bootstrap_in_shell_answers() -> None:
     with _start("shell.echo") as process:
         for text in ("1", json.dumps({"text": "ü" * 5000})):
             report = process.invoke(text.encode())
@@ -46,14 +46,14 @@ def test_greets_without_a_known_handler() -> None:
         assert json.loads(process.invoke().body) == {"hello": "from bash"}
 
 
-def test_fails() -> None:
+def test_a_bootstrap_in_shell_reports_an_error() -> None:
     with _start("shell.fail") as process:
         report = process.invoke()
         assert report.ending == "error"
         assert json.loads(report.body) == {"errorMessage": "on purpose", "errorType": "Shell.Failure"}
 
 
-def test_exits() -> None:
+def test_a_bootstrap_that_exits_ends_with_its_status() -> None:
     with _start("shell.exit") as process:
         process.send()
         assert process.ends() == 5

@@ -252,7 +252,7 @@ def test_a_handler_that_can_not_be_called_like_one(handler: str, tmp_path: Path)
     assert their_frame.rpartition(", in ")[2].startswith("handle_event_request\n    response = request_handler(event, ")
 
 
-def test_error_document(version: str) -> None:
+def test_an_exception_becomes_awss_error_document(version: str) -> None:
     with _start("raises.handler", version=version) as process:
         report = process.invoke(b'{"message": "no \\u00fc"}')
         assert report.path == f"/invocation/{REQUEST_ID}/error"
@@ -276,7 +276,7 @@ def test_error_document(version: str) -> None:
     )
 
 
-def test_endless_recursion(version: str, tmp_path: Path) -> None:
+def test_endless_recursion_is_reported_as_an_error(version: str, tmp_path: Path) -> None:
     (tmp_path / "sample.py").write_text("def handler(event, context):\n    return handler(event, context)")
     with _start("sample.handler", tmp_path, version) as process:
         error = json.loads(process.invoke().body)
@@ -285,7 +285,7 @@ def test_endless_recursion(version: str, tmp_path: Path) -> None:
         assert json.loads(process.invoke().body)["errorType"] == "RecursionError"
 
 
-def test_initialisation_error(version: str) -> None:
+def test_an_initialisation_error_is_reported_and_ends_the_process(version: str) -> None:
     with _start("init_error.handler", version=version) as process:
         report = process.next_report()
         assert process.ends() == 1
@@ -298,7 +298,7 @@ def test_initialisation_error(version: str) -> None:
     assert process.output.startswith("[ERROR] RuntimeError: no luck at import\nTraceback (most recent call last):\n")
 
 
-def test_values(version: str, write_case: Callable[[Case], Path]) -> None:
+def test_values_are_written_as_awss_client_writes_them(version: str, write_case: Callable[[Case], Path]) -> None:
     """Every version writes the same JSON; from 3.12 on without escapes."""
     case = _returning("[Point(D('1.50'), 'ü'), Word.A, b'b', {None: 1.0, 2: math.nan}, deep and None]")
     with _start("sample.handler", write_case(case), version) as process:
@@ -365,7 +365,7 @@ def test_a_refused_response_is_no_end(version: str) -> None:
         ("init_exit.handler", b"{}", 7),
     ],
 )
-def test_exits_report_nothing(handler: str, event: bytes, status: int) -> None:
+def test_a_handler_that_exits_reports_nothing(handler: str, event: bytes, status: int) -> None:
     with _start(handler) as process:
         process.send(event)
         assert process.ends() == status
@@ -406,7 +406,7 @@ def _logged(process: RuntimeProcess) -> str:
     return _TIME.sub("<time>", process.output)
 
 
-def test_log_lines(version: str) -> None:
+def test_log_lines_look_like_awss(version: str) -> None:
     with _start("logs.handler", version=version) as process:
         assert _logged(process) == (
             "[WARNING]\t<time>\t\tat import\n"
@@ -584,7 +584,7 @@ def _pairs() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("version", "handler"), _pairs())
-def test_installed_copies_run(version: str, handler: str, tmp_path: Path) -> None:
+def test_the_installed_copies_of_the_client_run(version: str, handler: str, tmp_path: Path) -> None:
     """The mode copies the clients to where every user can read them."""
     clients = runtimes.install(tmp_path / "clients")
     code_dir = tmp_path / "code"

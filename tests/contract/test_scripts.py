@@ -180,7 +180,7 @@ CLAIMS = [
 
 
 @pytest.mark.parametrize(("before", "asked", "answer"), CLAIMS)
-def test_claim(
+def test_claim_grants_each_attempt_once(
     here: Here, before: tuple[str, int, str, str] | None, asked: tuple[str, int, str, str], answer: str
 ) -> None:
     if before is not None:
@@ -381,7 +381,7 @@ def forget(here: Here) -> str:
     return str(here("forget", [FUNCTION, ACCOUNT, PAYLOAD, RECORD], "i:1", 1, 60_000))
 
 
-def test_forget(here: Here) -> None:
+def test_forget_takes_back_what_enqueue_wrote(here: Here) -> None:
     enqueue(here, 1, "i:1", payload="x")
     assert forget(here) == "forgotten"
     assert forget(here) == "forgotten"
@@ -404,7 +404,7 @@ def test_what_was_voided_stays_void(here: Here) -> None:
     assert here.client.hget(RECORD, "state") == "void"
 
 
-def test_rejoin(here: Here) -> None:
+def test_rejoin_writes_the_record_of_a_running_attempt_anew(here: Here) -> None:
     assert here("rejoin", [RECORD, ACCOUNT], 3, "w", "e", "i:3", 5_000) == "rejoined"
     assert here.client.hgetall(RECORD) == {"state": "run", "attempt": "3", "worker": "w", "environment": "e"}
     assert here.client.zrange(ACCOUNT, 0, -1) == ["i:3"]
@@ -579,7 +579,7 @@ def test_records_of_a_killed_worker_end_by_themselves(here: Here) -> None:
     assert all(0 < here.client.pttl(name) <= 120_000 for name in (ENVIRONMENT, OWNED, IDLE, WARM))
 
 
-def test_removing_asks_nobody(here: Here) -> None:
+def test_remove_asks_no_owner(here: Here) -> None:
     register(here, "leased", "o", 7)
     assert [here("remove", [*FOUR, OWNED], "e") for _ in range(2)] == ["removed"] * 2
     assert here.client.keys() == []
@@ -588,7 +588,7 @@ def test_removing_asks_nobody(here: Here) -> None:
 # --- renew, sweep, reclaim ---
 
 
-def test_renew(here: Here) -> None:
+def test_renew_moves_deadlines_and_names_what_is_missing(here: Here) -> None:
     register(here, "leased", "o", 1)
     for name in (ENVIRONMENT, OWNED, LEASES):
         here.client.pexpire(name, 1_000)
@@ -653,7 +653,7 @@ def test_sweep_drops_what_has_no_record(here: Here) -> None:
     assert not here.client.exists(LEASES, IDLE, OWNED)
 
 
-def test_reclaim(here: Here) -> None:
+def test_reclaim_takes_back_an_environment_whose_lease_ended(here: Here) -> None:
     assert reclaim(here) == "gone"
     beat(here)
     register(here, "idle", "", 1)
@@ -681,7 +681,7 @@ def second(here: Here, environment: str, worker: str, last_use: int) -> None:
         here.client.pexpire(name, 60_000)
 
 
-def test_acquire_and_accept(here: Here) -> None:
+def test_acquire_leases_for_another_worker_which_accepts(here: Here) -> None:
     beat(here)
     register(here, "idle", "", 1)
     assert acquire(here) == "w"
@@ -795,7 +795,7 @@ def test_of_many_that_want_it_one_gets_it(here: Here) -> None:
 # --- heartbeat, notes, logs ---
 
 
-def test_heartbeat(here: Here) -> None:
+def test_heartbeat_registers_a_worker_and_keeps_the_epoch(here: Here) -> None:
     names = [keys.worker("w"), keys.WORKERS, keys.EPOCH]
     here.client.zadd(keys.WORKERS, {"long gone": 1})
     assert here("heartbeat", names, "w", 5_000, "first", "mode", "local", "slots", 4) == "first"
@@ -807,7 +807,7 @@ def test_heartbeat(here: Here) -> None:
     assert here("heartbeat", names, "w", 5_000, "third", "mode", "local") == "third"
 
 
-def test_supersede(here: Here) -> None:
+def test_supersede_notes_each_change_once(here: Here) -> None:
     assert here("supersede", [keys.SUPERSEDED], "a:r:f:1=x", 60_000) == "noted"
     assert here("supersede", [keys.SUPERSEDED], "a:r:f:1=y", 60_000) == "noted"
     assert here.client.zrange(keys.SUPERSEDED, 0, -1) == ["a:r:f:1=x", "a:r:f:1=y"]

@@ -57,7 +57,7 @@ def test_large_payloads_both_ways(lambda_: Any) -> None:
     assert lambda_.invoke(FunctionName="f", Payload=payload)["Payload"].read() == payload
 
 
-def test_payload_too_large(lambda_: Any) -> None:
+def test_a_payload_that_is_too_large_is_refused_in_awss_words(lambda_: Any) -> None:
     with pytest.raises(lambda_.exceptions.RequestTooLargeException) as raised:
         lambda_.invoke(FunctionName="f", Payload=b'"' + b"x" * 6_291_555 + b'"')
     message = "Request must be smaller than 6291556 bytes for the InvokeFunction operation"
@@ -66,7 +66,7 @@ def test_payload_too_large(lambda_: Any) -> None:
         lambda_.invoke(FunctionName="f", InvocationType="Event", Payload=b'"' + b"x" * 1_048_576 + b'"')
 
 
-def test_zip_too_large(lambda_: Any) -> None:
+def test_a_zip_that_is_too_large_is_refused_in_awss_words(lambda_: Any) -> None:
     with pytest.raises(ClientError) as raised:
         lambda_.create_function(FunctionName="f", Role="r", Code={"ZipFile": b"x" * 3_000_000})
     message = "Request must be smaller than 4000000 bytes for the CreateFunction operation"
@@ -79,7 +79,7 @@ def test_payload_that_is_not_json(lambda_: Any) -> None:
     assert error_of(raised)[1].startswith("Could not parse request body into json: ")
 
 
-def test_create(lambda_: Any) -> None:
+def test_create_function_is_understood_and_answered(lambda_: Any) -> None:
     answer = lambda_.create_function(
         FunctionName="f", Role="arn:aws:iam::123456789012:role/r", Code={"ZipFile": b"x" * 2_000_000}
     )
@@ -91,12 +91,12 @@ def test_create(lambda_: Any) -> None:
     }
 
 
-def test_queries_and_identity(lambda_: Any) -> None:
+def test_query_parameters_and_identity_reach_the_operation(lambda_: Any) -> None:
     assert lambda_.list_functions(MaxItems=7)["NextMarker"] == "111122223333 eu-west-1 7"
     lambda_.untag_resource(Resource="arn:aws:lambda:eu-west-1:111122223333:function:f", TagKeys=["a b", "c=d", "ü"])
 
 
-def test_validation(lambda_: Any) -> None:
+def test_invalid_members_are_named_in_awss_words(lambda_: Any) -> None:
     with pytest.raises(ClientError) as raised:
         lambda_.invoke(FunctionName="no such name", Qualifier="!")
     code, message, status = error_of(raised)
@@ -144,7 +144,7 @@ def test_signatures_are_verified_when_credentials_are_configured() -> None:
             assert error_of(raised)[::2] == (code, 403)
 
 
-def test_presigned_urls() -> None:
+def test_presigned_urls_are_verified() -> None:
     credential = Credential("AKIAEXAMPLE", "secret", "999988887777")
     with serving(DispatcherSettings(credentials=(credential,))) as endpoint:
         url = client(endpoint, "AKIAEXAMPLE", "secret").generate_presigned_url("list_functions", {"MaxItems": 3})

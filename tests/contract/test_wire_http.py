@@ -81,14 +81,14 @@ def test_allowed_origins_get_what_browsers_ask_for() -> None:
         assert httpx.post(endpoint + INVOKE, headers={"Origin": "http://evil.example"}).status_code == 403
 
 
-def test_pages(endpoint: str) -> None:
+def test_pages_are_served_below_their_prefix(endpoint: str) -> None:
     assert httpx.get(endpoint + "/_everwarm/live").text == "page /_everwarm/live 0"
     assert httpx.post(endpoint + "/_everwarm/environments", content=b"abc").text == "page /_everwarm/environments 3"
     assert httpx.get(endpoint + "/_everwarm/nothing").status_code == 404
     assert httpx.get(endpoint + "/_everwarm/live", headers={"Host": "10.9.8.7"}).status_code == 200
 
 
-def test_pages_with_credentials() -> None:
+def test_pages_want_a_signature_where_there_are_credentials() -> None:
     credential = Credential("AKIAEXAMPLE", "secret", "999988887777")
     with serving(DispatcherSettings(credentials=(credential,), metrics_token="token")) as endpoint:
         pages = endpoint + "/_everwarm"
@@ -112,7 +112,7 @@ def _signed(url: str, body: bytes, credential: Credential) -> httpx.Response:
 
 
 @pytest.mark.parametrize("policy", ["invoke", "all", "none"])
-def test_calls_of_functions(policy: Any) -> None:
+def test_functions_may_call_what_the_policy_allows(policy: Any) -> None:
     who = "123456789012:eu-west-1:caller"
 
     def call(endpoint: str, method: str, path: str, token: str = "") -> httpx.Response:
@@ -184,7 +184,7 @@ def test_a_client_that_goes_away_leaves_nothing(endpoint: str) -> None:
         "GET /" + "x" * 60_000 + " HTTP/1.1",
     ],
 )
-def test_odd_request_lines(endpoint: str, request_line: str) -> None:
+def test_odd_request_lines_never_end_in_a_5xx(endpoint: str, request_line: str) -> None:
     answer = raw_exchange(endpoint, f"{request_line}\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode("latin-1"))
     status = int(answer.split(b" ", 2)[1]) if answer else 0
     assert status < 500
@@ -195,7 +195,7 @@ def test_odd_request_lines(endpoint: str, request_line: str) -> None:
     "body",
     [b"", b"null", b"[]", b"1", b'"x"', b"{", b"\xff", b'{"FunctionName":{}}', b"[" * 50_000, b'{"Code":[]}'],
 )
-def test_odd_documents(endpoint: str, body: bytes) -> None:
+def test_odd_documents_are_refused_as_the_clients_fault(endpoint: str, body: bytes) -> None:
     answer = httpx.post(endpoint + "/2015-03-31/functions", content=body)
     assert answer.status_code == 400
     assert answer.headers["x-amzn-errortype"] in {
@@ -203,7 +203,7 @@ def test_odd_documents(endpoint: str, body: bytes) -> None:
     }  # fmt: skip
 
 
-def test_headers_without_end(endpoint: str) -> None:
+def test_headers_without_end_are_cut_off(endpoint: str) -> None:
     for line in (b"X-Long: " + b"x" * 2_000_000, b"X-Many: y\r\n" * 200_000):
         request = f"POST {INVOKE} HTTP/1.1\r\nHost: localhost\r\n".encode() + line
         try:

@@ -65,7 +65,7 @@ def once(functions: Functions, name: str, calls: int, last: str) -> None:
 
 @pytest.mark.parametrize("harm", [stop, kill, remove, pause])
 @pytest.mark.parametrize("kind", ["stay-open", "docker-exec"])
-def test_harmed_while_idle(functions: Functions, harm: Callable[[str], None]) -> None:
+def test_a_container_harmed_while_idle_is_replaced(functions: Functions, harm: Callable[[str], None]) -> None:
     name = functions.python(SOURCE)
     first = functions.invoke(name, {}).json
     wait_until_handed_back(functions, name)

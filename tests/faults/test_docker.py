@@ -175,7 +175,7 @@ def test_kill_9_of_redis_under_load(make_docker: Callable[..., Docker]) -> None:
     wait_until_quiet(docker.stack)
 
 
-def test_two_workers_share(make_docker: Callable[..., Docker]) -> None:
+def test_two_workers_share_their_warm_containers(make_docker: Callable[..., Docker]) -> None:
     """16 calls at a time use 16 environments; the next 16 use them again, whichever worker they reach."""
     docker = make_docker(EVERWARM_CONCURRENCY="10", EVERWARM_MAX_STARTS="4")
     docker.add_worker()

@@ -60,7 +60,7 @@ def containers_of(stack: Stack, engine: Engine) -> int:
     return sum(one.labels[containers.WORKER] in names for one in engine.containers(containers.WORKER))
 
 
-def test_over_tcp(make_stack: Callable[..., Stack], proxy: TcpProxy) -> None:
+def test_an_engine_over_tcp_serves_and_comes_back(make_stack: Callable[..., Stack], proxy: TcpProxy) -> None:
     stack = make_stack(**settings_of("stay-open"), DOCKER_HOST=proxy.url)
     work = caller(stack, code="def handler(event, context):\n    return event['x'] * 2")
     size = 2_900_000
@@ -93,7 +93,7 @@ def test_cut_off_and_back(make_stack: Callable[..., Stack], proxy: TcpProxy) -> 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("kind", ["stay-open", "docker-exec"])
-def test_the_daemon_restarted(
+def test_a_restarted_daemon_costs_no_more_than_its_containers(
     make_stack: Callable[..., Stack], own_engine: Dockerd, kind: str, number: signal.Signals
 ) -> None:
     stack = make_stack(**settings_of(kind), DOCKER_HOST=own_engine.url)
@@ -142,7 +142,9 @@ def test_no_engine_at_all(make_stack: Callable[..., Stack]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["docker", "stay-open", "docker-exec"])
-def test_rootless(make_stack: Callable[..., Stack], rootless: str, kind: str) -> None:
+def test_a_rootless_daemon_serves_and_memory_is_limited(
+    make_stack: Callable[..., Stack], rootless: str, kind: str
+) -> None:
     """The worker is root here and the daemon is not, so code comes as layers; memory is limited by the relay, since
     nothing else does where control groups are of version 1."""
     stack = make_stack(**settings_of(kind), DOCKER_HOST=rootless)

@@ -98,7 +98,9 @@ def told(request: pytest.FixtureRequest, figures: list[str]) -> Callable[[Count]
     return tell
 
 
-def test_worker_killed(make_trial: Callable[..., Trial], told: Callable[[Count], None]) -> None:
+def test_no_event_is_lost_when_a_worker_is_killed(
+    make_trial: Callable[..., Trial], told: Callable[[Count], None]
+) -> None:
     trial = make_trial()
     trial.send(EVENTS)
     for number in spread(2, EVENTS):
@@ -116,7 +118,7 @@ def test_dispatcher_killed_after_202(make_trial: Callable[..., Trial], told: Cal
     told(trial.count())
 
 
-def test_redis_killed(make_trial: Callable[..., Trial], told: Callable[[Count], None]) -> None:
+def test_no_event_is_lost_when_redis_is_killed(make_trial: Callable[..., Trial], told: Callable[[Count], None]) -> None:
     trial = make_trial()
     trial.send(EVENTS)
     for number in spread(2, EVENTS):
@@ -147,7 +149,7 @@ def test_all_killed_at_once(
     told(trial.count())
 
 
-def test_database_killed(
+def test_no_event_is_lost_when_the_database_is_killed(
     own_server: PostgresServer | None, make_trial: Callable[..., Trial], told: Callable[[Count], None]
 ) -> None:
     if own_server is None:
@@ -281,7 +283,7 @@ def _database_on(disk: Path, server: PostgresServer) -> str:
 
 @pytest.mark.needs_root
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk")
-def test_disk_full(
+def test_no_accepted_event_is_lost_when_the_disk_is_full(
     small_disk: Path,
     own_server: PostgresServer | None,
     make_trial: Callable[..., Trial],
@@ -303,7 +305,7 @@ def test_disk_full(
     assert count.kept == count.accepted, "an event that was refused is in the ledger"
 
 
-def test_file_too_large(
+def test_no_accepted_event_is_lost_when_files_may_not_grow(
     database: PostgresServer | None, make_trial: Callable[..., Trial], told: Callable[[Count], None]
 ) -> None:
     """What any user can do to SQLite's disk: the dispatcher's files may not grow."""

@@ -70,7 +70,7 @@ def test_killed_and_restarted_empty_under_load(own_stack: Stack) -> None:
     assert "Traceback" not in own_stack.log_text()
 
 
-def test_down_for_long(own_stack: Stack) -> None:
+def test_calls_are_refused_while_redis_is_away_for_long(own_stack: Stack) -> None:
     work = caller(own_stack)
     assert work(n=1).good
     own_stack.redis.kill9()
@@ -150,7 +150,7 @@ def test_a_worker_that_stops_without_redis(make_stack: Callable[..., Stack]) -> 
     assert answer.refused, answer
 
 
-def test_flushed(own_stack: Stack) -> None:
+def test_a_flushed_redis_loses_no_running_call(own_stack: Stack) -> None:
     work = caller(own_stack)
     assert work(n=1).good
     call = work.begin(s=3, n=2)

@@ -26,7 +26,7 @@ def weights(**parts: float) -> dict[str, Any]:
     return {"RoutingConfig": {"AdditionalVersionWeights": {name[1:]: part for name, part in parts.items()}}}
 
 
-def test_create_and_get(two: Functions) -> None:
+def test_an_alias_is_created_and_read(two: Functions) -> None:
     answer = create(two)
     assert answer["ResponseMetadata"]["HTTPStatusCode"] == 201
     revision = answer["RevisionId"]
@@ -40,7 +40,7 @@ def test_create_and_get(two: Functions) -> None:
     assert latest["FunctionVersion"] == "$LATEST"
 
 
-def test_weights(two: Functions) -> None:
+def test_an_alias_shares_by_its_weights(two: Functions) -> None:
     answer = create(two, **weights(v2=0.25), Description="canary")
     assert answer["RoutingConfig"] == {"AdditionalVersionWeights": {"2": 0.25}}
     catalog = two.server.catalog
@@ -76,7 +76,9 @@ def test_weights(two: Functions) -> None:
         ("1", {"$LATEST": 0.5}, "'routingConfig.additionalVersionWeights' failed to satisfy constraint"),
     ],
 )
-def test_create_refuses(two: Functions, version: str, routing: dict[str, float], message: str) -> None:
+def test_create_alias_refuses_wrong_routing(
+    two: Functions, version: str, routing: dict[str, float], message: str
+) -> None:
     error = two.refused(
         "create_alias", FunctionName="fn", Name="live", FunctionVersion=version,
         RoutingConfig={"AdditionalVersionWeights": routing},
@@ -85,7 +87,7 @@ def test_create_refuses(two: Functions, version: str, routing: dict[str, float],
     assert two.client.list_aliases(FunctionName="fn")["Aliases"] == []
 
 
-def test_names(two: Functions) -> None:
+def test_alias_names_are_checked_and_unique(two: Functions) -> None:
     create(two)
     error = two.refused("create_alias", FunctionName="fn", Name="live", FunctionVersion="1")
     assert error == ("ResourceConflictException", 409, f"Alias already exists: {two.arn('fn', 'live')}")
@@ -102,7 +104,7 @@ def test_text_that_a_database_cannot_hold_is_no_traceback(two: Functions) -> Non
         assert two.client.list_aliases(FunctionName="fn")["Aliases"] == []
 
 
-def test_missing(two: Functions) -> None:
+def test_an_alias_that_is_missing_is_named(two: Functions) -> None:
     error = two.refused("get_alias", FunctionName="fn", Name="none")
     assert error == ("ResourceNotFoundException", 404, f"Cannot find alias arn: {two.arn('fn', 'none')}")
     error = two.refused("update_alias", FunctionName="fn", Name="none", Description="x")
@@ -123,7 +125,7 @@ def test_update_and_revision_ids(two: Functions) -> None:
     assert target.executed_version == "2"
 
 
-def test_list_and_page(two: Functions) -> None:
+def test_aliases_are_listed_page_by_page(two: Functions) -> None:
     for name, version in (("c", "1"), ("a", "2"), ("b", "1")):
         create(two, name, version)
     assert [a["Name"] for a in two.client.list_aliases(FunctionName="fn")["Aliases"]] == ["a", "b", "c"]

@@ -6,7 +6,7 @@ from tests.integration.test_api_functions import plain
 from tests.services.api import ACCOUNT, CODE, REGION, ApiServer, Functions
 
 
-def test_put_get_delete(api: Functions) -> None:
+def test_reserved_concurrency_is_set_read_and_removed(api: Functions) -> None:
     api.create()
     assert plain(dict(api.client.get_function_concurrency(FunctionName="fn"))) == {}
     answer = api.client.put_function_concurrency(FunctionName="fn", ReservedConcurrentExecutions=7)
@@ -44,7 +44,7 @@ def test_a_minimum_stays_unreserved(api: Functions) -> None:
     assert limits["UnreservedConcurrentExecutions"] == 699
 
 
-def test_only_functions_reserve(api: Functions) -> None:
+def test_only_whole_functions_reserve_concurrency(api: Functions) -> None:
     api.create(Publish=True)
     error = api.refused("put_function_concurrency", FunctionName="fn:1", ReservedConcurrentExecutions=1)
     assert error[0] == "InvalidParameterValueException"
@@ -53,7 +53,7 @@ def test_only_functions_reserve(api: Functions) -> None:
     assert error[0] == "ValidationException"
 
 
-def test_account_settings(api: Functions) -> None:
+def test_account_settings_count_code_and_concurrency(api: Functions) -> None:
     empty = api.client.get_account_settings()
     assert plain(dict(empty)) == {
         "AccountLimit": {

@@ -31,7 +31,7 @@ def plain(answer: object) -> dict[str, object]:
     return {name: value for name, value in answer.items() if name != "ResponseMetadata"}
 
 
-def test_create_with_defaults(api: Functions) -> None:
+def test_a_function_created_with_defaults_has_awss_members(api: Functions) -> None:
     answer = api.create(wait=False)
     assert answer["ResponseMetadata"]["HTTPStatusCode"] == 201
     assert plain(answer).keys() == CREATED
@@ -57,7 +57,7 @@ def test_create_with_defaults(api: Functions) -> None:
     assert ready["RevisionId"] != answer["RevisionId"]
 
 
-def test_create_with_everything(api: Functions) -> None:
+def test_a_function_created_with_everything_keeps_everything(api: Functions) -> None:
     answer = api.create(
         "everything",
         Description="d", Timeout=900, MemorySize=10240, Architectures=["arm64"], EphemeralStorage={"Size": 10240},
@@ -166,7 +166,9 @@ _LONG = "a" * 65
         ({"PackageType": "Image"}, "InvalidParameterValueException", "container images"),
     ],
 )  # fmt: skip
-def test_create_refuses(api: Functions, members: dict[str, object], code: str, message: str) -> None:
+def test_create_function_refuses_in_awss_words(
+    api: Functions, members: dict[str, object], code: str, message: str
+) -> None:
     request = {
         "FunctionName": "fn", "Runtime": "python3.12", "Role": ROLE, "Handler": "handler.handler",
         "Code": {"ZipFile": CODE}, **members,
@@ -235,7 +237,7 @@ def test_every_form_of_name(api: Functions, form: str) -> None:
     assert found["FunctionArn"] == api.arn("fn", "" if form == "fn" else "1")
 
 
-def test_qualifiers(api: Functions) -> None:
+def test_qualifiers_choose_the_version(api: Functions) -> None:
     api.create()
     latest = api.client.get_function(FunctionName="fn", Qualifier="$LATEST")["Configuration"]
     assert latest["FunctionArn"] == api.arn("fn", "$LATEST")
@@ -266,7 +268,9 @@ def test_qualifiers(api: Functions) -> None:
         ("get_policy", {}),
     ],
 )
-def test_unknown_function(api: Functions, operation: str, members: dict[str, object]) -> None:
+def test_an_unknown_function_is_named_by_every_operation(
+    api: Functions, operation: str, members: dict[str, object]
+) -> None:
     error = api.refused(operation, FunctionName="none", **members)
     assert error == ("ResourceNotFoundException", 404, f"Function not found: {api.arn('none')}")
 
@@ -294,7 +298,7 @@ def test_another_region_is_out_of_reach(api: Functions) -> None:
     )
 
 
-def test_list_pages(api: Functions) -> None:
+def test_functions_are_listed_page_by_page(api: Functions) -> None:
     names = [f"fn-{number:02}" for number in range(7)]
     for name in reversed(names):
         api.create(name, wait=False)
@@ -327,7 +331,7 @@ def test_list_is_at_most_50_long(api: Functions) -> None:
     assert len(api.client.list_functions(Marker=page["NextMarker"])["Functions"]) == 1
 
 
-def test_list_all_versions(api: Functions) -> None:
+def test_all_versions_are_listed_when_asked_for(api: Functions) -> None:
     for name in ("b", "a"):
         api.create(name, Publish=True)
     found = api.client.list_functions(FunctionVersion="ALL")["Functions"]
@@ -376,7 +380,7 @@ def test_update_configuration_is_partial(api: Functions) -> None:
     assert text["LoggingConfig"] == {"LogFormat": "Text", "LogGroup": "/aws/lambda/fn"}
 
 
-def test_update_code(api: Functions) -> None:
+def test_updated_code_has_its_digest_and_size(api: Functions) -> None:
     api.create()
     answer = api.client.update_function_code(FunctionName="fn", ZipFile=OTHER_CODE, Architectures=["arm64"])
     assert plain(answer).keys() == CHANGING
@@ -399,7 +403,7 @@ def test_update_code_dry_run_changes_nothing(api: Functions) -> None:
     assert error[0] == "InvalidParameterValueException"
 
 
-def test_revision_ids(api: Functions) -> None:
+def test_a_stale_revision_id_is_refused(api: Functions) -> None:
     api.create()
     stale = (
         "PreconditionFailedException", 412,
@@ -417,7 +421,7 @@ def test_revision_ids(api: Functions) -> None:
     assert api.client.get_function_configuration(FunctionName="fn")["Timeout"] == 4
 
 
-def test_update_refuses(api: Functions) -> None:
+def test_update_refuses_in_awss_words(api: Functions) -> None:
     api.create()
     error = api.refused(
         "update_function_configuration", FunctionName="fn", Environment={"Variables": {"AWS_REGION": "x"}}
@@ -430,7 +434,7 @@ def test_update_refuses(api: Functions) -> None:
     assert api.refused("update_function_code", FunctionName="fn")[2] == "Please provide a source for function code."
 
 
-def test_delete(api: Functions) -> None:
+def test_a_deleted_function_is_gone_with_its_versions(api: Functions) -> None:
     api.create(Publish=True)
     assert api.client.delete_function(FunctionName="fn")["ResponseMetadata"]["HTTPStatusCode"] == 204
     assert api.client.list_functions(FunctionVersion="ALL")["Functions"] == []

@@ -20,7 +20,7 @@ def add(api: Functions, sid: str = "one", principal: str = "s3.amazonaws.com", *
     return found
 
 
-def test_statements_and_policy(api: Functions) -> None:
+def test_statements_make_up_the_policy(api: Functions) -> None:
     api.create()
     before = api.revision()
     one = add(
@@ -55,7 +55,7 @@ def test_statements_and_policy(api: Functions) -> None:
     assert answer["RevisionId"] == api.revision() != before
 
 
-def test_refuses(api: Functions) -> None:
+def test_add_permission_refuses_in_awss_words(api: Functions) -> None:
     api.create()
     add(api)
     request = {"FunctionName": "fn", "StatementId": "one", "Action": INVOKE, "Principal": "*"}
@@ -76,7 +76,7 @@ def test_refuses(api: Functions) -> None:
     assert error[0] == "ValidationException"
 
 
-def test_remove(api: Functions) -> None:
+def test_a_removed_statement_is_gone_from_the_policy(api: Functions) -> None:
     api.create()
     error = api.refused("get_policy", FunctionName="fn")
     assert error == ("ResourceNotFoundException", 404, "The resource you requested does not exist.")
@@ -107,7 +107,7 @@ def test_policies_of_versions_and_aliases_are_their_own(api: Functions, qualifie
     assert api.client.get_policy(FunctionName="fn")
 
 
-def test_revision_ids(api: Functions) -> None:
+def test_a_stale_revision_id_is_refused(api: Functions) -> None:
     api.create()
     old = api.revision()
     add(api, RevisionId=old)
@@ -121,7 +121,7 @@ def test_revision_ids(api: Functions) -> None:
     assert api.refused("remove_permission", FunctionName="fn", StatementId="one", RevisionId=old) == stale
 
 
-def test_size_limit(api: Functions) -> None:
+def test_a_policy_that_grows_too_large_is_refused(api: Functions) -> None:
     api.create()
     members = {"SourceArn": "arn:aws:s3:::" + "b" * 9000}
     add(api, "one", **members)

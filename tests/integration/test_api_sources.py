@@ -34,7 +34,7 @@ def with_s3(s3_server: S3Server, make_api: Make) -> Functions:
     return Functions(server, ACCOUNT)
 
 
-def test_code_from_s3(with_s3: Functions, s3_server: S3Server) -> None:
+def test_code_is_fetched_from_s3(with_s3: Functions, s3_server: S3Server) -> None:
     s3_server.client.create_bucket(Bucket="code")
     s3_server.client.put_bucket_versioning(Bucket="code", VersioningConfiguration={"Status": "Enabled"})
     old = s3_server.client.put_object(Bucket="code", Key="a/fn.zip", Body=CODE)["VersionId"]
@@ -82,7 +82,7 @@ def test_ambient_profiles_are_not_read(with_s3: Functions, monkeypatch: pytest.M
     assert client._request_signer._credentials.access_key == "test"
 
 
-def test_hot_reload(make_api: Make, tmp_path: Path) -> None:
+def test_a_hot_reload_directory_may_be_the_code(make_api: Make, tmp_path: Path) -> None:
     code = tmp_path / "root" / "code"
     code.mkdir(parents=True)
     (tmp_path / "link").symlink_to(code)
@@ -97,7 +97,7 @@ def test_hot_reload(make_api: Make, tmp_path: Path) -> None:
     assert list(code.iterdir()) == []
 
 
-def test_hot_reload_refuses(make_api: Make, tmp_path: Path) -> None:
+def test_hot_reload_refuses_directories_outside_its_roots(make_api: Make, tmp_path: Path) -> None:
     root = tmp_path / "root"
     for name in ("root/ok", "root/with-socket/deep", "root/to-socket", "outside"):
         (tmp_path / name).mkdir(parents=True)

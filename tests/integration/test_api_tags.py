@@ -7,7 +7,7 @@ import pytest
 from tests.services.api import REGION, Functions
 
 
-def test_tag_list_untag(api: Functions) -> None:
+def test_tags_are_added_listed_and_removed(api: Functions) -> None:
     answer = api.create(Tags={"team": "a"})
     arn = answer["FunctionArn"]
     assert api.client.list_tags(Resource=arn)["Tags"] == {"team": "a"}
@@ -41,7 +41,7 @@ def test_the_mode_tag_picks_a_pool(api: Functions) -> None:
     assert mode() is None
 
 
-def test_limits(api: Functions) -> None:
+def test_a_function_has_fifty_tags_at_most(api: Functions) -> None:
     api.create(Tags={f"k{n}": "" for n in range(49)})
     arn = api.arn("fn")
     api.client.tag_resource(Resource=arn, Tags={"k0": "changed", "last": ""})
@@ -59,7 +59,7 @@ def test_versions_and_aliases_have_no_tags(api: Functions, qualifier: str) -> No
     assert error[2] == "Tags on function aliases and versions are not supported. Please specify a function ARN."
 
 
-def test_unknown(api: Functions) -> None:
+def test_tags_of_an_unknown_function_are_refused(api: Functions) -> None:
     missing = ("ResourceNotFoundException", 404, f"Function not found: {api.arn('none')}")
     assert api.refused("list_tags", Resource=api.arn("none")) == missing
     assert api.refused("tag_resource", Resource=api.arn("none"), Tags={"a": "b"}) == missing

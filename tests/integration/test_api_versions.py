@@ -12,7 +12,7 @@ def publish(api: Functions, **members: Any) -> str:
     return api.client.publish_version(FunctionName="fn", **members)["Version"]
 
 
-def test_publish(api: Functions) -> None:
+def test_a_published_version_keeps_what_it_was_made_of(api: Functions) -> None:
     api.create(Description="of the function")
     before = api.revision()
     answer = api.client.publish_version(FunctionName="fn", Description="of the version")
@@ -65,7 +65,7 @@ def test_a_version_published_with_an_update_waits_with_it(api: Functions) -> Non
     assert api.client.get_function_configuration(FunctionName="fn", Qualifier="1")["State"] == "Active"
 
 
-def test_preconditions(api: Functions) -> None:
+def test_publish_version_checks_its_preconditions(api: Functions) -> None:
     answer = api.create()
     error = api.refused("publish_version", FunctionName="fn", CodeSha256="AAAA")
     assert error == (
@@ -79,7 +79,7 @@ def test_preconditions(api: Functions) -> None:
     assert publish(api, CodeSha256=answer["CodeSha256"], RevisionId=api.revision()) == "1"
 
 
-def test_list_and_page(api: Functions) -> None:
+def test_versions_are_listed_page_by_page(api: Functions) -> None:
     api.create()
     for timeout in (4, 5, 6):
         publish(api)
@@ -95,7 +95,7 @@ def test_list_and_page(api: Functions) -> None:
     assert [[each["Version"] for each in page["Versions"]] for page in pages] == [["$LATEST", "1", "2"], ["3"]]
 
 
-def test_delete_a_version(api: Functions) -> None:
+def test_a_version_is_deleted_unless_an_alias_points_to_it(api: Functions) -> None:
     api.create()
     publish(api)
     api.client.create_alias(FunctionName="fn", Name="live", FunctionVersion="1")
@@ -120,7 +120,7 @@ def test_delete_a_version(api: Functions) -> None:
         ("live", "Deletion of aliases is not currently supported."),
     ],
 )
-def test_delete_refuses(api: Functions, qualifier: str, message: str) -> None:
+def test_delete_function_refuses_what_can_not_be_deleted(api: Functions, qualifier: str, message: str) -> None:
     api.create()
     error = api.refused("delete_function", FunctionName="fn", Qualifier=qualifier)
     assert error == ("InvalidParameterValueException", 400, message)

@@ -258,7 +258,7 @@ def test_a_second_dispatcher_on_the_same_sqlite(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("command", ["dispatcher", "worker"])
-def test_no_redis_url(environ: dict[str, str], command: str) -> None:
+def test_a_part_without_a_redis_url_does_not_start(environ: dict[str, str], command: str) -> None:
     del environ["EVERWARM_REDIS_URL"]
     done = refused_start(command, environ, *(["--mode", "local"] if command == "worker" else []))
     assert "EVERWARM_REDIS_URL" in done.err

@@ -109,7 +109,7 @@ def scripted(scripted_server: Scripted) -> Scripted:
     return scripted_server
 
 
-def test_record_to_sqs(destinations: Destinations, aws_services: AwsServices) -> None:
+def test_a_record_arrives_in_sqs(destinations: Destinations, aws_services: AwsServices) -> None:
     queue = aws_services.queue()
     destinations.send(destination(queue))
     (message,) = aws_services.messages(queue)
@@ -145,14 +145,14 @@ def test_fifo_queue_gets_each_message_once(destinations: Destinations, aws_servi
     assert found == [ID, "other"]
 
 
-def test_from_many_threads(destinations: Destinations, aws_services: AwsServices) -> None:
+def test_records_are_sent_from_many_threads(destinations: Destinations, aws_services: AwsServices) -> None:
     queue = aws_services.queue()
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: destinations.send(destination(queue)), range(10)))
     assert len(aws_services.messages(queue)) == 10
 
 
-def test_record_to_sns(destinations: Destinations, aws_services: AwsServices) -> None:
+def test_a_record_arrives_in_sns(destinations: Destinations, aws_services: AwsServices) -> None:
     topic, queue = aws_services.topic()
     destinations.send(destination(topic))
     (message,) = aws_services.messages(queue)
@@ -182,7 +182,9 @@ def test_dead_letter_to_sns(destinations: Destinations, aws_services: AwsService
 
 
 @pytest.mark.parametrize(("success", "word"), [(True, "Success"), (False, "Failure")])
-def test_record_to_eventbridge(destinations: Destinations, aws_services: AwsServices, success: bool, word: str) -> None:
+def test_a_record_arrives_in_eventbridge(
+    destinations: Destinations, aws_services: AwsServices, success: bool, word: str
+) -> None:
     bus, queue = aws_services.bus()
     destinations.send(replace(destination(bus), success=success, trace_id=TRACE))
     (message,) = aws_services.messages(queue)
@@ -193,7 +195,7 @@ def test_record_to_eventbridge(destinations: Destinations, aws_services: AwsServ
     assert event["detail"] == json.loads(record())
 
 
-def test_record_to_s3(destinations: Destinations, aws_services: AwsServices) -> None:
+def test_a_record_arrives_in_s3(destinations: Destinations, aws_services: AwsServices) -> None:
     bucket = aws_services.bucket()
     for _ in range(2):
         destinations.send(destination(f"arn:aws:s3:::{bucket}"))

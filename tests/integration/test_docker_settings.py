@@ -52,7 +52,7 @@ def inspected(functions: Functions, engine: Engine, name: str) -> dict[str, Any]
     return engine.inspect(record["container"])
 
 
-def test_flags(make: Make, engine: Engine, tmp_path: Path) -> None:
+def test_docker_flags_reach_the_container(make: Make, engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("from the host")
     tmp_path.chmod(0o755)
     functions = make(
@@ -68,7 +68,7 @@ def test_flags(make: Make, engine: Engine, tmp_path: Path) -> None:
     assert {"Name": "core", "Soft": 7, "Hard": 7} in found["HostConfig"]["Ulimits"]
 
 
-def test_published_port(make: Make, engine: Engine) -> None:
+def test_a_published_port_is_reachable_on_loopback(make: Make, engine: Engine) -> None:
     functions = make(LAMBDA_DOCKER_FLAGS="-p 8080")
     name = functions.python(LOOKS)
     assert ask(functions, name, "1") == 1
@@ -84,7 +84,7 @@ def test_user_and_host_network(make: Make) -> None:
     assert ask(functions, name, f"bool(socket.create_connection(('127.0.0.1', {functions.stack.port})))") is True
 
 
-def test_dns(make: Make) -> None:
+def test_the_dns_servers_given_are_asked(make: Make) -> None:
     functions = make(LAMBDA_DOCKER_DNS="10.9.8.7")
     name = functions.python(LOOKS)
     # A network of one's own resolves by the engine, which asks the servers given.
@@ -92,7 +92,7 @@ def test_dns(make: Make) -> None:
     assert "10.9.8.7" in text or "127.0.0.11" in text
 
 
-def test_networks(make: Make, engine: Engine) -> None:
+def test_a_container_joins_the_networks_given(make: Make, engine: Engine) -> None:
     names = [f"everwarm-test-{os.getpid()}-{n}" for n in range(2)]
     try:
         for one in names:
@@ -109,7 +109,7 @@ def test_networks(make: Make, engine: Engine) -> None:
             assert engine.remove_network(one)
 
 
-def test_no_network(make: Make) -> None:
+def test_a_container_may_have_no_network(make: Make) -> None:
     functions = make(LAMBDA_DOCKER_NETWORK="none")
     name = functions.python(LOOKS)
     assert ask(functions, name, "[n for n in os.listdir('/sys/class/net') if n.startswith('eth')]") == []
@@ -166,7 +166,7 @@ def test_cpu_by_weight_or_by_quota(make: Make, engine: Engine) -> None:
     assert host["Memory"] == host["MemorySwap"] == (1769 + 16) << 20
 
 
-def test_image_mapping(make: Make) -> None:
+def test_the_image_mapping_chooses_the_image(make: Make) -> None:
     functions = make(
         LAMBDA_CONTAINER_REGISTRY="nowhere.test/lambda",
         LAMBDA_RUNTIME_IMAGE_MAPPING=f'{{"python3.11": "{image("python3.11")}"}}',

@@ -108,7 +108,7 @@ def given_up(stack: Stack, request_id: str) -> Event:
 # --- the four conditions, to SQS ---
 
 
-def test_success(functions: Functions, aws_services: AwsServices) -> None:
+def test_a_success_goes_to_its_destination(functions: Functions, aws_services: AwsServices) -> None:
     queue, other = aws_services.queue(), aws_services.queue()
     name = functions.python(SOMETIMES)
     configure(functions, name, success=queue, failure=other)
@@ -150,7 +150,9 @@ def test_retries_exhausted_with_a_dead_letter_queue_too(functions: Functions, aw
     assert delivered(functions.stack, request_id, 2).state == "failed"
 
 
-def test_event_age_exceeded(functions: Functions, aws_services: AwsServices, gate: Gate) -> None:
+def test_an_event_that_grew_too_old_goes_to_its_destinations(
+    functions: Functions, aws_services: AwsServices, gate: Gate
+) -> None:
     queue, dead = aws_services.queue(), aws_services.queue()
     source = THROUGH_GATE + SOMETIMES.replace("context):", "context):\n    through_gate(event, context)")
     name = functions.python(source, DeadLetterConfig={"TargetArn": dead})
@@ -182,7 +184,7 @@ def test_no_concurrency_at_all(functions: Functions, aws_services: AwsServices) 
 # --- the other services ---
 
 
-def test_topics(functions: Functions, aws_services: AwsServices) -> None:
+def test_records_and_dead_letters_go_to_topics(functions: Functions, aws_services: AwsServices) -> None:
     good, queue_of_good = aws_services.topic()
     dead, queue_of_dead = aws_services.topic()
     name = functions.python(SOMETIMES, DeadLetterConfig={"TargetArn": dead})
@@ -199,7 +201,7 @@ def test_topics(functions: Functions, aws_services: AwsServices) -> None:
     assert (found["requestContext"]["requestId"], "requestPayload" in found) == (request_id, False)
 
 
-def test_event_buses(functions: Functions, aws_services: AwsServices) -> None:
+def test_records_go_to_event_buses(functions: Functions, aws_services: AwsServices) -> None:
     bus, queue = aws_services.bus()
     name = functions.python(SOMETIMES)
     configure(functions, name, success=bus, failure=bus, MaximumRetryAttempts=0)

@@ -97,7 +97,7 @@ def test_each_qualifier_has_its_own(two: Functions) -> None:
     assert error[2] == "The derived qualifier from the function name does not match the specified qualifier."
 
 
-def test_pages(two: Functions) -> None:
+def test_event_invoke_configs_are_listed_page_by_page(two: Functions) -> None:
     list_configs = two.client.list_function_event_invoke_configs
     assert plain(list_configs(FunctionName="fn")) == {"FunctionEventInvokeConfigs": []}
     answers = [put(two, name, MaximumRetryAttempts=0) for name in ("fn", "fn:1", "fn:live")]
@@ -127,7 +127,7 @@ def test_what_does_not_exist(two: Functions) -> None:
             assert two.refused(operation, FunctionName="fn", Qualifier=qualifier) == missing(two, qualifier)
 
 
-def test_nothing_to_set(two: Functions) -> None:
+def test_an_event_invoke_config_with_nothing_to_set_is_refused(two: Functions) -> None:
     for operation in ("put_function_event_invoke_config", "update_function_event_invoke_config"):
         assert two.refused(operation, FunctionName="none") == (
             "InvalidParameterValueException", 400,
@@ -135,7 +135,7 @@ def test_nothing_to_set(two: Functions) -> None:
         )  # fmt: skip
 
 
-def test_destinations(two: Functions) -> None:
+def test_destinations_are_checked_when_they_are_set(two: Functions) -> None:
     two.client.publish_version(FunctionName="other")
     two.client.create_alias(FunctionName="other", Name="live", FunctionVersion="1")
     others = [two.arn("other", qualifier) for qualifier in ("1", "live", "$LATEST")]
@@ -183,7 +183,7 @@ def test_destinations(two: Functions) -> None:
         (f"{QUEUE}{'x' * 80}", f"{QUEUE}{'x' * 80} names no queue and no topic"),
     ],
 )
-def test_dead_letter_queues(two: Functions, arn: str, reason: str) -> None:
+def test_dead_letter_targets_are_checked_when_they_are_set(two: Functions, arn: str, reason: str) -> None:
     expected = ("InvalidParameterValueException", 400, f"Invalid dead letter queue ARN: {reason}")
     config: dict[str, Any] = {"DeadLetterConfig": {"TargetArn": arn}}
     assert two.refused("update_function_configuration", FunctionName="fn", **config) == expected

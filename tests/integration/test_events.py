@@ -128,7 +128,7 @@ def test_what_is_refused_is_not_kept(functions: Functions) -> None:
     assert events_of(functions.stack, "function LIKE ?", f"%:{name}") == []
 
 
-def test_versions_and_aliases(functions: Functions) -> None:
+def test_an_event_runs_the_version_that_its_alias_names(functions: Functions) -> None:
     source = "def handler(event, context):\n    return [{}, context.invoked_function_arn, context.function_version]"
     name = functions.python(source.format(1))
     functions.client.publish_version(FunctionName=name)
@@ -144,7 +144,7 @@ def test_versions_and_aliases(functions: Functions) -> None:
     assert answer(functions.arn(name, "live")) == [1, functions.arn(name, "live"), "1"]
 
 
-def test_invoke_async(functions: Functions) -> None:
+def test_the_old_invoke_async_accepts_an_event(functions: Functions) -> None:
     name = functions.sample("echo")
     path = f"/2014-11-13/functions/{name}/invoke-async"
     for slash in ("", "/"):
@@ -177,7 +177,7 @@ def test_two_retries_after_one_minute_and_two(functions: Functions, gate: Gate) 
 
 
 @pytest.mark.parametrize("retries", [0, 1])
-def test_fewer_retries(functions: Functions, retries: int) -> None:
+def test_a_function_is_tried_again_as_often_as_it_says(functions: Functions, retries: int) -> None:
     name = functions.sample("raises")
     functions.client.put_function_event_invoke_config(FunctionName=name, MaximumRetryAttempts=retries)
     event = wait_until_ended(functions.stack, send(functions, name, {}))

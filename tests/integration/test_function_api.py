@@ -169,7 +169,7 @@ def handler(event, context):
     assert functions.invoke(name, other).json == first.json
 
 
-def test_another_dispatcher_comes(make_stack: Callable[..., Stack]) -> None:
+def test_functions_calls_go_on_after_another_dispatcher_comes(make_stack: Callable[..., Stack]) -> None:
     """Its database is new, and so its secrets; the worker and Redis are those from before."""
     stack = make_stack()
     functions = Functions(stack)

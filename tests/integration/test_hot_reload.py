@@ -103,7 +103,7 @@ def test_the_invocation_after_an_edit_runs_it(
     wait_until("the first process is gone", lambda: look(first) is None)
 
 
-def test_what_it_imports(functions: Functions, code: Path) -> None:
+def test_an_edit_of_what_the_handler_imports_is_seen(functions: Functions, code: Path) -> None:
     package = code / "package"
     package.mkdir(mode=0o755)
     write(package / "inner.py", "WORD = 'one'")
@@ -123,7 +123,7 @@ def test_what_it_imports(functions: Functions, code: Path) -> None:
     assert functions.invoke(name, {}).json["errorType"] == "Runtime.ImportModuleError"
 
 
-def test_node(functions: Functions, code: Path) -> None:
+def test_an_edit_of_a_node_handler_is_seen(functions: Functions, code: Path) -> None:
     write(code / "index.js", "exports.handler = async () => ['one', process.pid];")
     name = deploy(functions, code, Runtime=runtime_of("node"))
     _, pid = functions.invoke(name, {}).json

@@ -40,7 +40,7 @@ def shell(engine: Engine, runtime: str, script: str) -> str:
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_settings(engine: Engine, runtime: str) -> None:
+def test_a_built_image_has_awss_settings(engine: Engine, runtime: str) -> None:
     found = engine.image(services.image(runtime))
     assert found is not None
     assert found.entrypoint == ("/lambda-entrypoint.sh",)
@@ -147,5 +147,5 @@ def test_programs_find_their_locale(engine: Engine, runtime: str) -> None:
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_certificates_are_there(engine: Engine, runtime: str) -> None:
+def test_a_built_image_has_certificates(engine: Engine, runtime: str) -> None:
     assert int(shell(engine, runtime, "grep -c BEGIN /etc/ssl/certs/ca-certificates.crt")) > 50

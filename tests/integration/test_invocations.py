@@ -176,7 +176,7 @@ def test_the_others_of_its_message_go_on(stack: Stack, functions: Functions, gat
     assert event_of(stack, stuck).state == "cancelled"
 
 
-def test_cancelled_by_filters(stack: Stack, functions: Functions, gate: Gate) -> None:
+def test_filters_choose_what_is_cancelled(stack: Stack, functions: Functions, gate: Gate) -> None:
     name, other = functions.python(WORK, Timeout=300), functions.python(WORK, Timeout=300)
     for one in (name, other):
         functions.client.put_function_concurrency(FunctionName=one, ReservedConcurrentExecutions=1)
@@ -195,7 +195,7 @@ def test_cancelled_by_filters(stack: Stack, functions: Functions, gate: Gate) ->
     assert found(stack, "cancel", "--all") == {"cancelled": 0, "request_ids": [], "more": False}
 
 
-def test_mistakes(stack: Stack) -> None:
+def test_mistakes_in_filters_are_named(stack: Stack) -> None:
     assert refused(stack, state="running").startswith("state: must be one of queued, fed, succeeded")
     assert refused(stack, lane="sync") == "lane: must be one of event, replay"
     assert refused(stack, since="yesterday").startswith("since: must be a time such as")

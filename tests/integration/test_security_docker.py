@@ -45,7 +45,7 @@ def ask(functions: Functions, name: str, expression: str) -> Any:
     return answer.json
 
 
-def test_privileges(functions: Functions) -> None:
+def test_a_containers_function_has_no_privileges(functions: Functions) -> None:
     name = functions.python(PROBE, Environment={"Variables": {"SECRET": "planted-secret"}})
     found = ask(functions, name, "status()")
     for kind in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
@@ -99,7 +99,7 @@ def handler(event, context):
     assert ask(functions, other, "attempt(lambda: bool(socket.create_connection(('127.0.0.1', 9001), 2)))") == "True"
 
 
-def test_limits(functions: Functions) -> None:
+def test_a_containers_function_has_its_limits(functions: Functions) -> None:
     name = functions.python(PROBE)
     assert ask(functions, name, "__import__('resource').getrlimit(7)") == [1024, 1024]
     limits = "[p.read_text().strip() for p in pathlib.Path('/sys/fs/cgroup').rglob('pids.max') if p.is_file()]"

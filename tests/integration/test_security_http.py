@@ -97,7 +97,7 @@ def test_off_loopback_only_with_credentials(command: str, host: str, stack: Stac
     assert stack.redis.url.split("@")[0].split(":")[-1] not in done.err
 
 
-def test_insecure_says_so(make_stack: Callable[..., Stack]) -> None:
+def test_an_insecure_server_listens_everywhere_and_says_so(make_stack: Callable[..., Stack]) -> None:
     """Told to, it listens everywhere, and warns."""
     stack = make_stack(EVERWARM_HOST="0.0.0.0", EVERWARM_INSECURE="1")
     assert stack.client().list_functions()["Functions"] == []
@@ -159,7 +159,7 @@ def refusal(client: LambdaClient) -> tuple[str, int]:
     return caught.value.response["Error"]["Code"], caught.value.response["ResponseMetadata"]["HTTPStatusCode"]
 
 
-def test_signatures_are_verified(signed: SignedStack) -> None:
+def test_signatures_are_verified_where_there_are_credentials(signed: SignedStack) -> None:
     assert signed_client(signed).list_functions()["Functions"] == []
     assert refusal(signed_client(signed, secret="other")) == ("InvalidSignatureException", 403)
     assert refusal(signed_client(signed, key="AKIDOTHER"))[1] == 403

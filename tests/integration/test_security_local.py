@@ -103,7 +103,7 @@ def test_secrets_of_the_server(functions: Functions, attacker: Attacker) -> None
         attacker.is_denied("listing" if path.is_dir() else "read", path=str(path))
 
 
-def test_redis(functions: Functions, attacker: Attacker) -> None:
+def test_a_function_can_not_reach_redis(functions: Functions, attacker: Attacker) -> None:
     (path,) = (functions.stack.data / "redis").glob("*.sock")
     attacker.is_denied("connect", path=str(path), send="PING\r\n")
 
@@ -137,7 +137,7 @@ def test_processes_of_the_server(functions: Functions, attacker: Attacker) -> No
         assert password not in found.get("done", "")
 
 
-def test_its_own_relay(functions: Functions, attacker: Attacker) -> None:
+def test_a_function_can_not_touch_its_own_relay(functions: Functions, attacker: Attacker) -> None:
     """The relay runs as root: the function can't touch it."""
     own = attacker.gets("whoami")["pid"]
     process = look(own)
@@ -157,7 +157,7 @@ def test_its_own_relay(functions: Functions, attacker: Attacker) -> None:
         relay = above.parent
 
 
-def test_another_environment(attacker: Attacker, victim: Attacker) -> None:
+def test_a_function_can_not_see_another_environment(attacker: Attacker, victim: Attacker) -> None:
     it = victim.gets("whoami")
     assert victim.gets("read", path=it["root"] + "/secret.txt")
     for path in (it["root"] + "/secret.txt", it["root"] + "/prober.py", it["tmp"] + "/victims-file"):

@@ -73,7 +73,7 @@ def used() -> Iterator[tuple[Stack, list[dict[str, Any]], str]]:
 Used = tuple[Stack, list[dict[str, Any]], str]
 
 
-def test_headers_of_messages(used: Used) -> None:
+def test_headers_of_messages_tell_no_secret(used: Used) -> None:
     _, messages, _ = used
     bodies = [message.pop("body") for message in messages]
     assert len(bodies) >= 6
@@ -83,7 +83,7 @@ def test_headers_of_messages(used: Used) -> None:
         assert planted(json.dumps(message)) == set()
 
 
-def test_the_servers_log(used: Used) -> None:
+def test_the_servers_log_tells_no_secret(used: Used) -> None:
     stack, _, _ = used
     assert "worker ready" in stack.log_text()
     # On this level what functions print is shown (LAMBDA_TRUNCATE_STDOUT), and nothing else of them.
@@ -91,7 +91,7 @@ def test_the_servers_log(used: Used) -> None:
     assert "SECRET" not in stack.log_text()
 
 
-def test_files(used: Used) -> None:
+def test_secrets_are_in_no_file_but_those_they_belong_in(used: Used) -> None:
     """The catalog has the variable, the store the code, the function's log what the function wrote."""
     stack, _, name = used
     log = stack.data / "logs"
@@ -112,7 +112,7 @@ def test_files(used: Used) -> None:
             )
 
 
-def test_redis_afterwards(used: Used) -> None:
+def test_redis_has_no_secret_afterwards(used: Used) -> None:
     """Nothing stays but what a log's reader has not fetched yet."""
     stack, _, _ = used
 
@@ -127,7 +127,7 @@ def test_redis_afterwards(used: Used) -> None:
     wait_until("Redis is clean", lambda: not left(), 5)
 
 
-def test_pages(used: Used) -> None:
+def test_pages_tell_no_secret(used: Used) -> None:
     stack, _, name = used
     for path in ("health", "live", "ready", "environments", "metrics", "nothing"):
         status, body = stack.get(f"/_everwarm/{path}")

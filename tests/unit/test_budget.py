@@ -23,7 +23,7 @@ def one(last_use: float, function: str = "f", memory_mb: int = 128) -> One:
     return One(spec(function, memory_mb), last_use)
 
 
-def test_there_is_room() -> None:
+def test_nothing_goes_while_there_is_room() -> None:
     assert Budget(2, 256, 1).room_for(spec(), [one(1)], []) == []
 
 

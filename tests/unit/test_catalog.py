@@ -93,7 +93,7 @@ def test_sqlite_is_durable_and_private(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_the_secret_stays(url: str) -> None:
+def test_the_signing_secret_outlives_the_dispatcher(url: str) -> None:
     async def secret(catalog: Catalog) -> bytes:
         return catalog.signing_secret
 
@@ -419,7 +419,7 @@ def test_a_failed_transaction_leaves_nothing(url: str) -> None:
     using(url, work)
 
 
-def test_code_in_use(url: str) -> None:
+def test_code_in_use_is_that_of_every_version(url: str) -> None:
     async def work(catalog: Catalog) -> set[str]:
         await catalog.write(functions.create, KEY, draft("aa", Description=""))
         await catalog.activate(KEY)

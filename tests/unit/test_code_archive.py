@@ -113,7 +113,7 @@ UNSAFE: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("data", UNSAFE.values(), ids=UNSAFE.keys())
-def test_unsafe(tmp_path: Path, data: bytes) -> None:
+def test_an_unsafe_archive_is_refused(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(UnsafeArchive):
         check_zip(io.BytesIO(data))
     (tmp_path / "deep").mkdir()
@@ -137,7 +137,7 @@ DAMAGED: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED.keys())
-def test_damaged(tmp_path: Path, data: bytes) -> None:
+def test_a_damaged_archive_is_refused(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(NotAnArchive):
         check_zip(io.BytesIO(data))
     source = tmp_path / "x.zip"
@@ -151,7 +151,7 @@ def test_a_header_that_claims_too_much_is_counted_by_what_is_there() -> None:
     assert check_zip(io.BytesIO(claims)).unpacked_bytes == 1000
 
 
-def test_bombs(tmp_path: Path) -> None:
+def test_a_bomb_is_refused_by_its_unpacked_size(tmp_path: Path) -> None:
     bomb = make(("a", b"\0" * 1_000_000, 0))
     assert len(bomb) < 2000
     for check in (
@@ -188,7 +188,7 @@ def ticking() -> Callable[[], float]:
     return lambda: float(next(ticks))
 
 
-def test_time_is_bounded() -> None:
+def test_the_time_to_check_an_archive_is_bounded() -> None:
     with pytest.raises(ArchiveTooSlow, match="longer than 5 seconds"):
         check_zip(io.BytesIO(make(*((str(n), b"x", 0) for n in range(20)))), Limits(time_s=5), clock=ticking())
 

@@ -73,7 +73,7 @@ def test_names_are_hashes_only(store: CodeStore) -> None:
             store.path(name)
 
 
-def test_signed_urls(store: CodeStore, clock: Clock) -> None:
+def test_a_signed_url_opens_its_code_until_it_expires(store: CodeStore, clock: Clock) -> None:
     sha256 = "ab" * 32
     url = store.signed_path(sha256, valid_s=60)
     path, _, query = url.partition("?")

@@ -74,7 +74,7 @@ def test_retries_of_what_the_function_failed(maximum: int, tries: int, expected:
 
 
 @pytest.mark.parametrize(("base_s", "first_s", "second_s"), [(60, 60, 120), (1, 1, 2), (0, 0, 0), (0.5, 0.5, 1)])
-def test_the_base_delay(base_s: float, first_s: float, second_s: float) -> None:
+def test_the_base_delay_scales_both_retries(base_s: float, first_s: float, second_s: float) -> None:
     assert after("function_error", base_s=base_s) == queued(10 + first_s, tries=1)
     assert after("function_error", tries=1, base_s=base_s) == queued(10 + second_s, tries=2)
 
@@ -118,7 +118,7 @@ def test_nothing_is_due_beyond_its_age(kind: Kind, at_s: float) -> None:
     assert found.due_ms == ACCEPTED + (at_s if kind == "interrupted" else limit_s) * 1000
 
 
-def test_too_old() -> None:
+def test_an_event_older_than_its_maximum_age_is_too_old() -> None:
     config = EventConfig(maximum_age_s=60)
     assert not too_old(ACCEPTED, config, ACCEPTED + 59_999, REAL)
     assert too_old(ACCEPTED, config, ACCEPTED + 60_000, REAL)

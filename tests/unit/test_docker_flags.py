@@ -7,7 +7,7 @@ import pytest
 from workers.docker_flags import Flags, parse_flags
 
 
-def test_every_flag(tmp_path: Path) -> None:
+def test_every_flag_is_understood(tmp_path: Path) -> None:
     (tmp_path / "env").write_text("# comment\nFROM=file\nOVER=file\n\n")
     found = parse_flags(
         f"-e OVER=line --env B='two words' --env-file {tmp_path}/env -v /a:/b -v /c:/d:ro -p 8080:80 -p 127.0.0.2::53/udp "
@@ -51,7 +51,7 @@ def test_nothing_and_a_free_port() -> None:
         ("-e 'a", "is not a line of flags"),
     ],
 )
-def test_mistakes_are_named(text: str, words: str) -> None:
+def test_mistakes_in_flags_are_named(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=".") as caught:
         parse_flags(text)
     assert words in str(caught.value)

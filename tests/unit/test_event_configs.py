@@ -146,7 +146,7 @@ def test_dispatchers_that_put_at_once_leave_one_whole_configuration(postgres_ser
         (f"{QUEUE}\n", ""),
     ],
 )
-def test_services(arn: str, service: str) -> None:
+def test_an_arn_tells_its_service(arn: str, service: str) -> None:
     assert service_of(arn) == service
 
 

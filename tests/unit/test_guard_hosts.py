@@ -25,7 +25,7 @@ def check(settings: DispatcherSettings, *headers: tuple[bytes, bytes], scope: di
         "localhost.:4566", "[::ffff:127.0.0.1]:1",
     ],
 )  # fmt: skip
-def test_loopback_names(host: str) -> None:
+def test_loopback_names_are_let_in(host: str) -> None:
     assert check(DispatcherSettings(), (b"host", host.encode())) or host == "[::ffff:127.0.0.1]:1"
 
 
@@ -36,7 +36,7 @@ def test_loopback_names(host: str) -> None:
         "127.0.0.1@evil.example", "192.168.1.5:4566", "[::1", "[::1]x", "localhost:x", "0.0.0.0:4566", "\xff",
     ],
 )  # fmt: skip
-def test_other_names(host: str) -> None:
+def test_other_host_names_are_refused(host: str) -> None:
     assert not check(DispatcherSettings(), (b"host", host.encode("latin-1")))
 
 
@@ -61,7 +61,7 @@ def test_bound_to_all_addresses_each_of_them_is_a_name() -> None:
     assert not check(settings, (b"host", b"evil.example"), scope={"server": ("192.168.1.5", 4566)})
 
 
-def test_origins() -> None:
+def test_foreign_origins_are_refused_unless_allowed() -> None:
     host = (b"host", b"localhost")
     assert not check(DispatcherSettings(), host, (b"origin", b"http://evil.example"))
     assert not check(DispatcherSettings(), host, (b"origin", b"null"))
@@ -71,12 +71,12 @@ def test_origins() -> None:
     assert not check(settings, host, (b"origin", b"http://good.example"), (b"origin", b"http://evil.example"))
 
 
-def test_refused_connection() -> None:
+def test_a_connection_refused_for_its_peer_is_refused_whatever_its_host() -> None:
     assert not check(DispatcherSettings(), (b"host", b"localhost"), scope={**LOOPBACK, REFUSED: "why"})
 
 
 @pytest.mark.parametrize(
     ("text", "name"), [("a:1", "a"), ("a", "a"), ("[::1]:1", "::1"), ("a:", ""), ("[::1]1", ""), ("::1", "")]
 )
-def test_host_name(text: str, name: str) -> None:
+def test_the_host_name_is_read_without_its_port(text: str, name: str) -> None:
     assert host_name(text) == name

@@ -40,7 +40,7 @@ def ends(accepted: socket.socket) -> tuple[tuple[str, int], tuple[str, int]]:
 
 
 @pytest.mark.parametrize(("family", "bind", "connect"), FAMILIES)
-def test_own_connection(family: int, bind: str, connect: str) -> None:
+def test_the_owner_of_an_own_connection_is_found(family: int, bind: str, connect: str) -> None:
     with connected(family, bind, connect) as (client, accepted):
         local, remote = ends(accepted)
         assert peer_uid(local, remote) == os.geteuid()
@@ -62,7 +62,7 @@ def test_a_socket_closed_at_once_is_nobodys(family: int, bind: str, connect: str
         assert refusal(SocketOwners(), range(0), local, remote) != ""
 
 
-def test_connection_from_elsewhere() -> None:
+def test_a_connection_from_elsewhere_has_no_owner_here() -> None:
     assert refusal(SocketOwners(), range(2**31), ("192.0.2.1", 4566), ("192.0.2.2", 50_000)) == ""
     assert refusal(SocketOwners(), range(0), ("192.0.2.1", 4566), ("192.0.2.1", 1)) != ""
 
@@ -73,7 +73,7 @@ def test_a_listening_socket_is_no_peer() -> None:
 
 
 @pytest.mark.needs_root
-def test_another_users_connection() -> None:
+def test_the_owner_of_another_users_connection_is_found() -> None:
     uid = 1_900_000_123
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

@@ -78,7 +78,7 @@ def refused(request: Request, body: bytes = b"{}", now: datetime | None = None) 
     ],
 )
 @pytest.mark.parametrize("query", ["", "Qualifier=%24LATEST", "tagKeys=b&tagKeys=a%26c&Marker=%E5%A4%A7~&empty="])
-def test_botocores_signatures(path: str, query: str, presign: bool) -> None:
+def test_signatures_of_botocore_are_accepted(path: str, query: str, presign: bool) -> None:
     request, body = signed(path, query=query, presign=presign, body=b"" if presign else b"{}")
     found = claim(request)
     assert found.identity.account == KEY.account
@@ -155,12 +155,12 @@ def test_unsigned_payload_when_the_header_is_signed() -> None:
     assert refused(request).code == "InvalidSignatureException"
 
 
-def test_no_signature() -> None:
+def test_a_request_without_a_signature_is_refused() -> None:
     error = refused(wire("POST", PATH, "", [(b"host", HOST.encode())]))
     assert (error.code, error.status) == ("MissingAuthenticationTokenException", 403)
 
 
-def test_unknown_key() -> None:
+def test_an_unknown_key_is_refused() -> None:
     request, body = signed(credential=Credential("AKIANOBODY", "x", "1" * 12))
     error = refused(request, body)
     assert (error.code, error.status) == ("UnrecognizedClientException", 403)
@@ -176,7 +176,7 @@ def test_wrong_secret_and_wrong_service() -> None:
 
 @pytest.mark.parametrize(("minutes", "start"), [(16, "Signature expired"), (-16, "Signature not yet current")])
 @pytest.mark.parametrize("presign", [False, True])
-def test_clock_skew(minutes: int, start: str, presign: bool) -> None:
+def test_a_signature_of_another_time_is_refused(minutes: int, start: str, presign: bool) -> None:
     request, body = signed(presign=presign, expires=600)
     error = refused(request, body, datetime.now(UTC) + timedelta(minutes=minutes))
     assert error.code == "InvalidSignatureException"
@@ -208,7 +208,7 @@ def test_a_presigned_url_lives_as_long_as_it_says() -> None:
     ],
 )
 @pytest.mark.parametrize("date", ["", "20261123T110000Z", "20261123Tnonsense", "Mon, 23 Nov 2026 11:00:00 GMT"])
-def test_malformed_headers(authorization: str, date: str) -> None:
+def test_malformed_headers_are_refused_and_never_raise(authorization: str, date: str) -> None:
     raw = [
         (b"host", HOST.encode()),
         (b"authorization", authorization.encode("latin-1")),
@@ -246,7 +246,7 @@ def by_function(path: str, token: str, secret: bytes = b"function secret") -> Cl
     return claim_of(wire("POST", path, "", raw), (KEY,), secret, datetime.now(UTC))
 
 
-def test_calls_of_functions() -> None:
+def test_a_functions_token_tells_who_calls() -> None:
     token = function_token(b"function secret", "POST", PATH, "123456789012:eu-west-1:caller")
     identity = by_function(PATH, token).identity
     assert (identity.account, identity.region, identity.function) == ("123456789012", "eu-west-1", "caller")

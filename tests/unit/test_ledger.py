@@ -236,7 +236,7 @@ def test_a_disk_that_is_nearly_full_takes_nothing(run: Run, tmp_path: Path, monk
 # --- feeding ---
 
 
-def test_functions_take_turns(run: Run) -> None:
+def test_functions_take_turns_when_events_are_fed(run: Run) -> None:
     async def work(bench: Bench) -> None:
         for name, count in {"a": 50, "b": 2, "c": 50}.items():
             await bench.function(name)

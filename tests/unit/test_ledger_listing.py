@@ -207,7 +207,7 @@ def test_too_many_names_are_not_looked_up_one_by_one(connection: Connection, mon
         ]
 
 
-def test_one_with_everything(connection: Connection) -> None:
+def test_one_event_is_shown_with_all_that_became_of_it(connection: Connection) -> None:
     number = first_of(START_MS + 9_000_000_000)
     connection.execute(
         insert(events),
@@ -279,7 +279,7 @@ def test_a_payload_that_is_no_text(connection: Connection) -> None:
     assert (found["payload"], found["payload_encoding"]) == ("/wA=", "base64")
 
 
-def test_gauges(connection: Connection) -> None:
+def test_gauges_count_what_waits_by_the_index(connection: Connection) -> None:
     if connection.dialect.name == "sqlite":
         statements = Statements(connection)
         listing.gauges(connection)

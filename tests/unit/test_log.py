@@ -51,7 +51,7 @@ def test_exception_stays_on_its_line() -> None:
     assert "ValueError: no" in json.loads(line)["exception"]
 
 
-def test_text_line() -> None:
+def test_a_line_of_text_has_its_extras() -> None:
     out = io.StringIO()
     log.configure("dispatcher", "text", stream=out)
     logging.getLogger("dispatcher").warning("late", extra={"ms": 3})

@@ -47,11 +47,11 @@ def test_a_rootless_daemon_is_found_in_the_runtime_directory(daemon: str, tmp_pa
 
 
 @pytest.mark.parametrize("address", ["unix:///nowhere", "tcp://127.0.0.1:{port}", "npipe://x", "nonsense"])
-def test_nobody_answers(address: str) -> None:
+def test_a_daemon_that_does_not_answer_is_none(address: str) -> None:
     assert mode.find_docker({"DOCKER_HOST": address.format(port=free_port())}) is None
 
 
-def test_choice_and_reason() -> None:
+def test_the_mode_is_chosen_with_its_reason() -> None:
     assert mode.choose(Shared(executor="local"), "unix:///s") == ("local", "LAMBDA_EXECUTOR=local")
     assert mode.choose(Shared(), "unix:///s") == ("docker", "a Docker daemon answers at unix:///s")
     assert mode.choose(Shared(), None) == ("local", "no Docker daemon answers")

@@ -27,7 +27,7 @@ def ending(
     return Ending(ID, arn, condition, count, request, response, at)
 
 
-def test_success() -> None:
+def test_a_success_becomes_awss_record() -> None:
     assert records.destination_record(ending()) == (
         HEAD + b'","functionArn":"arn:aws:lambda:us-east-1:000000000000:function:f:$LATEST","condition":"Success",'
         b'"approximateInvokeCount":1},"requestPayload":{"a":1},'
@@ -35,7 +35,7 @@ def test_success() -> None:
     )
 
 
-def test_retries_exhausted() -> None:
+def test_exhausted_retries_become_awss_record() -> None:
     failed = Response(b'{"errorMessage": "no"}', "7", "Unhandled")
     assert records.destination_record(ending("RetriesExhausted", 3, response=failed, arn=f"{ARN}:live")) == (
         HEAD
@@ -106,7 +106,7 @@ def test_a_response_that_is_not_json_is_a_string(payload: bytes, text: str) -> N
     assert "injected" not in found
 
 
-def test_timestamps_are_utc() -> None:
+def test_timestamps_of_records_are_utc() -> None:
     local = AT.replace(microsecond=0).astimezone(timezone(timedelta(hours=-9)))
     assert b'"timestamp":"2019-11-14T18:16:05.000Z"' in records.destination_record(ending(at=local))
 
@@ -140,7 +140,7 @@ def test_payloads_are_found_whatever_is_in_them(payload: bytes, response: Respon
     assert small == {name: value for name, value in whole.items() if not name.endswith("Payload")}
 
 
-def test_dead_letter() -> None:
+def test_a_dead_letter_is_the_event_with_three_attributes() -> None:
     body, attributes = records.dead_letter(b'{"a" : 1}', ID, "division by zero")
     assert body == b'{"a" : 1}'
     assert records.message_attributes(attributes) == {
@@ -168,7 +168,7 @@ def test_dead_letter_of_nothing() -> None:
 
 
 @pytest.mark.parametrize(("success", "word"), [(True, "Success"), (False, "Failure")])
-def test_eventbridge_entry(success: bool, word: str) -> None:
+def test_an_eventbridge_entry_has_awss_members(success: bool, word: str) -> None:
     bus = "arn:aws:events:us-east-1:000000000000:event-bus/default"
     assert records.eventbridge_entry(bus, ARN, success=success, record=b'{"a":1}') == {
         "Source": "lambda",
@@ -179,7 +179,7 @@ def test_eventbridge_entry(success: bool, word: str) -> None:
     }
 
 
-def test_s3_key() -> None:
+def test_an_s3_key_is_named_as_aws_names_it() -> None:
     record = records.destination_record(ending("RetriesExhausted"))
     key = records.s3_key(f"{ARN}:live", record)
     folder, _, unique = key.partition("2019-11-14T18.16.05-")

@@ -25,7 +25,7 @@ def test_deeper_than_python_recurses_and_longer_than_a_path(tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
-def test_links_lead_nowhere(tmp_path: Path) -> None:
+def test_removal_follows_no_link(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     kept.mkdir()
     (kept / "file").touch()
@@ -39,7 +39,7 @@ def test_links_lead_nowhere(tmp_path: Path) -> None:
     assert (kept / "file").exists()
 
 
-def test_directories_without_rights(tmp_path: Path) -> None:
+def test_directories_without_rights_are_removed_too(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     inner = victim / "a" / "b" / "c"
     inner.mkdir(parents=True)
@@ -49,7 +49,7 @@ def test_directories_without_rights(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_many_files(tmp_path: Path) -> None:
+def test_many_files_are_removed_in_parts(tmp_path: Path) -> None:
     for name in range(20):
         directory = tmp_path / "victim" / str(name)
         directory.mkdir(parents=True)

@@ -244,7 +244,7 @@ def _make_old(connection: Connection, count: int) -> None:
         ("30s,512K", Retention(30, None, 512 << 10)),
     ],
 )
-def test_the_setting(text: str, limits: Retention) -> None:
+def test_the_retention_setting_is_read_and_written_the_same(text: str, limits: Retention) -> None:
     found = settings.read({"EVERWARM_LEDGER_RETENTION": text}).ledger_retention
     assert found == limits
     assert settings.parse_retention(str(found)) == limits
@@ -258,6 +258,6 @@ def test_a_setting_that_is_none(text: str) -> None:
         settings.read({"EVERWARM_LEDGER_RETENTION": text})
 
 
-def test_the_default(tmp_path: Path) -> None:
+def test_the_default_retention_is_a_week(tmp_path: Path) -> None:
     found: Any = settings.read({}).ledger_retention
     assert str(found) == "7d,1000000,10G"

@@ -128,7 +128,7 @@ def test_an_interpreter_is_asked_once_until_it_changes(folder: Callable[..., str
     assert asked.read_text() == "x\nx\n"
 
 
-def test_overrides(folder: Callable[..., str], tmp_path: Path) -> None:
+def test_an_interpreter_may_be_given_by_a_command_line(folder: Callable[..., str], tmp_path: Path) -> None:
     place = folder(mypython=f'exec {BASE} "$@"')
     line = f"{place}/mypython -X dev"
     command = runtimes.command(_spec(f"python{ABSENT}"), tmp_path, {f"python{ABSENT}": line})
@@ -161,7 +161,7 @@ def test_runtimes_that_mode_local_lacks(runtime: str, message: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("runtime", ["provided", "provided.al2", "provided.al2023"])
-def test_custom_runtimes(runtime: str, tmp_path: Path) -> None:
+def test_a_custom_runtime_without_bootstrap_is_refused_in_awss_words(runtime: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidEntrypoint) as caught:
         runtimes.command(_spec(runtime), tmp_path, {})
     assert str(caught.value) == "Couldn't find valid bootstrap(s): [/var/task/bootstrap /opt/bootstrap]"

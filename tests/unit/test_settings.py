@@ -107,7 +107,7 @@ def test_local_runtimes_are_command_lines() -> None:
     assert found.local_runtimes == {"python3.12": "/bin/a -x"}
 
 
-def test_empty_is_unset() -> None:
+def test_an_empty_variable_is_an_unset_one() -> None:
     assert dispatcher_settings.read({"EVERWARM_PORT": "", "LAMBDA_EXECUTOR": ""}).port == 4566
 
 
@@ -149,7 +149,7 @@ def test_endpoint_follows_the_address(host: str, endpoint: str) -> None:
     assert dispatcher_settings.read({"EVERWARM_HOST": host, "EVERWARM_INSECURE": "1"}).endpoint == endpoint
 
 
-def test_secrets_never_show() -> None:
+def test_secrets_among_the_settings_never_show() -> None:
     environ = {
         "EVERWARM_REDIS_URL": "redis://:planted@host:6379/0",
         "EVERWARM_CREDENTIALS": "key:planted:000000000001",
@@ -168,6 +168,6 @@ def test_the_catalog_is_sqlite_in_the_data_directory_unless_told() -> None:
     assert dispatcher_settings.read({"EVERWARM_DATABASE_URL": "postgresql://h/d"}).database_url == "postgresql://h/d"
 
 
-def test_sizes() -> None:
+def test_sizes_are_read_with_their_units() -> None:
     assert dispatcher_settings.read({"EVERWARM_LOGS_MAX": "64M"}).logs_max_bytes == 64 << 20
     assert dispatcher_settings.read({"EVERWARM_LOGS_MAX": "2GB"}).logs_max_bytes == 2 << 30

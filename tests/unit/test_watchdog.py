@@ -37,7 +37,7 @@ def each_second(count: int, polled: float = 0.0, begin: int = 0, **what: bool) -
     return [Look(float(at), polled, **what) for at in range(begin, begin + count)]
 
 
-def test_polls_that_stopped() -> None:
+def test_the_watchdog_fires_when_polls_have_stopped() -> None:
     assert not fires(*each_second(16))
     assert fires(*each_second(17))
 

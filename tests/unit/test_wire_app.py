@@ -52,7 +52,7 @@ def test_operation_not_built_is_named() -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status"), [("GET", "/nothing", 404), ("PUT", "/2015-03-31/functions", 405)]
 )
-def test_unknown_route(method: str, path: str, status: int) -> None:
+def test_an_unknown_route_is_an_unknown_operation(method: str, path: str, status: int) -> None:
     answer = send(method, path)
     assert answer.status_code == status
     assert answer.headers["x-amzn-errortype"] == "UnknownOperationException"

@@ -36,7 +36,7 @@ def test_what_is_left_out_is_the_callers(name: str, qualifier: str | None) -> No
 
 
 @given(names, qualifiers, accounts)
-def test_arns_come_back(name: str, qualifier: str | None, account: str) -> None:
+def test_an_arn_is_parsed_to_what_made_it(name: str, qualifier: str | None, account: str) -> None:
     arn = function_arn(account, REGION, name, qualifier)
     assert parse_function_name(arn, ACCOUNT, REGION).arn == arn
 
@@ -64,7 +64,7 @@ def test_anything_else_is_a_validation_error(text: str) -> None:
         "arn:aws:lambda:eu-west-1:123456789012:function:f\n",
     ],
 )
-def test_malformed(text: str) -> None:
+def test_a_malformed_name_is_refused(text: str) -> None:
     with pytest.raises(AwsError) as error:
         parse_function_name(text, ACCOUNT, REGION)
     assert error.value.code == "ValidationException"
@@ -80,5 +80,5 @@ def test_another_region_is_not_reachable() -> None:
 @pytest.mark.parametrize(
     ("region", "partition"), [("cn-north-1", "aws-cn"), ("us-gov-west-1", "aws-us-gov"), ("eu-west-1", "aws")]
 )
-def test_partitions(region: str, partition: str) -> None:
+def test_a_region_belongs_to_its_partition(region: str, partition: str) -> None:
     assert function_arn(ACCOUNT, region, "f") == f"arn:{partition}:lambda:{region}:{ACCOUNT}:function:f"

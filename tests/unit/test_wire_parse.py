@@ -86,7 +86,7 @@ def test_document_drops_nulls_and_unknown_members_and_decodes_blobs() -> None:
         ({"Code": {"ZipFile": "AA!="}}, "Invalid Base64 character"),
     ],
 )
-def test_wrong_types(document: object, message: str) -> None:
+def test_members_of_wrong_types_are_refused_in_awss_words(document: object, message: str) -> None:
     with pytest.raises(AwsError) as error:
         parse("POST", "/2015-03-31/functions", body=json.dumps(document).encode())
     assert (error.value.code, error.value.status, error.value.message) == ("SerializationException", 400, message)

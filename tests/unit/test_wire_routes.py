@@ -20,7 +20,7 @@ def test_every_operation_is_found(operation: Operation) -> None:
 @pytest.mark.parametrize(
     "path", ["/", "/2015-03-31", "/2015-03-31/functions/a/b/c", "//", "/2015-03-31/functions/f/../x"]
 )
-def test_unknown_paths(path: str) -> None:
+def test_unknown_paths_are_unknown_operations(path: str) -> None:
     with pytest.raises(AwsError) as error:
         api_routes().match("GET", path, "")
     assert (error.value.code, error.value.status) == ("UnknownOperationException", 404)

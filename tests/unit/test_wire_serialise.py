@@ -38,13 +38,13 @@ def test_invoke_has_a_raw_payload_and_headers() -> None:
     assert serialise({"StatusCode": 204, "Payload": b"x"}).body == b""
 
 
-def test_answers_without_content() -> None:
+def test_answers_without_content_have_status_204() -> None:
     assert serialiser_of(operations()["DeleteFunction"])({}).status == 204
     response = serialiser_of(operations()["TagResource"])({})
     assert (response.status, response.body) == (204, b"")
 
 
-def test_timestamps_are_seconds() -> None:
+def test_timestamps_of_answers_are_in_seconds() -> None:
     when = datetime(2026, 11, 23, 11, tzinfo=UTC)
     response = serialiser_of(operations()["GetEventSourceMapping"])({"LastModified": when, "UUID": "u"})
     assert json.loads(response.body) == {"LastModified": when.timestamp(), "UUID": "u"}
@@ -73,7 +73,7 @@ def test_the_message_member_is_the_models() -> None:
     assert json.loads(encode_error(AwsError("ServiceException", "m"))[2]) == {"Type": "Service", "Message": "m"}
 
 
-def test_statuses() -> None:
+def test_an_error_has_its_status() -> None:
     assert AwsError("ServiceException", "m").status == 500
     assert AwsError("ServiceException", "m", status=503).status == 503
     assert AwsError("AccessDeniedException", "m").status == 403

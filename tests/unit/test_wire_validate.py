@@ -34,7 +34,7 @@ def test_a_good_request_passes() -> None:
     validate(operations()["CreateFunction"], {**CREATE, "Runtime": "python3.12", "Handler": "a.b", "Layers": []})
 
 
-def test_required_members() -> None:
+def test_missing_members_are_named() -> None:
     message = problem("CreateFunction", {}).message
     assert message.startswith("3 validation errors detected: ")
     for name in ("functionName", "role", "code"):
@@ -75,7 +75,7 @@ def test_environment_values_are_never_echoed() -> None:
     )
 
 
-def test_null_environment_value() -> None:
+def test_an_environment_value_may_not_be_null() -> None:
     message = create_problem(Environment={"Variables": {"AB": None}})
     assert "Value at 'environment.variables'" in message
     assert "Map value must satisfy constraint: [Member must not be null]" in message
@@ -94,7 +94,7 @@ def test_several_are_joined_by_semicolons() -> None:
     assert message.count("; Value '") == 1
 
 
-def test_long_bare_name() -> None:
+def test_a_bare_name_has_64_characters_at_most() -> None:
     error = problem("CreateFunction", {**CREATE, "FunctionName": "x" * 65})
     assert error.code == "InvalidParameterValueException"
     assert "Member must have length less than or equal to 64" in error.message
@@ -102,7 +102,7 @@ def test_long_bare_name() -> None:
     validate(operations()["CreateFunction"], {**CREATE, "FunctionName": arn})
 
 
-def test_unknown_runtime() -> None:
+def test_an_unknown_runtime_is_refused_with_the_known_ones() -> None:
     error = problem("CreateFunction", {**CREATE, "Runtime": "cobol"})
     assert error.code == "InvalidParameterValueException"
     assert error.message.startswith("Value cobol at 'runtime' failed to satisfy constraint: Member must satisfy enum")
@@ -123,7 +123,7 @@ def test_a_newline_at_the_end_matches_no_pattern() -> None:
     problem("GetFunction", {"FunctionName": "f\n"})
 
 
-def test_digits_are_ascii() -> None:
+def test_only_ascii_digits_are_digits() -> None:
     problem("AddPermission", {"FunctionName": "f", "StatementId": "s", "Action": "lambda:*", "Principal": "\u0661 \t"})
 
 
