@@ -49,7 +49,7 @@ def test_directories_without_rights_are_removed_too(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_many_files_are_removed_in_parts(tmp_path: Path) -> None:
+def test_a_tree_of_many_files_is_removed(tmp_path: Path) -> None:
     for name in range(20):
         directory = tmp_path / "victim" / str(name)
         directory.mkdir(parents=True)
