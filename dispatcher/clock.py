@@ -1,4 +1,4 @@
-"""The one clock of the asynchronous path: everything that waits there waits by it.
+"""The one clock of the asynchronous path: everything that waits there waits by this clock.
 
 ``EVERWARM_TIME_SCALE`` makes all its spans shorter, so that six hours of retries run in seconds. Points in time stay real:
 what stands in the ledger can be compared with any other log.
@@ -19,9 +19,5 @@ class Clock:
         return time.time_ns() // 1_000_000
 
     def span_ms(self, seconds: float) -> int:
-        """So long a span of ``seconds`` really lasts."""
+        """How many real milliseconds a wait of ``seconds`` takes under the time scale."""
         return int(seconds * 1000 / self._scale)
-
-    def span_s(self, seconds: float) -> float:
-        """As :meth:`span_ms`, in seconds."""
-        return seconds / self._scale

@@ -23,12 +23,11 @@ from dispatcher.clock import Clock
 from dispatcher.code.store import CodeStore, Collector
 from dispatcher.events import running
 from dispatcher.events.cancelling import Canceller
-from dispatcher.events.loops import forever
 from dispatcher.function_logs import Logs
 from dispatcher.http.app import create_app, server_config
 from dispatcher.ledger import Ledger
 from dispatcher.ledger.retention import Pruner
-from dispatcher.loops import cancel
+from dispatcher.loops import cancel, forever
 from dispatcher.operations import Services
 from dispatcher.redis_client import connect
 from dispatcher.settings import DispatcherSettings

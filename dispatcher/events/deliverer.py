@@ -13,12 +13,11 @@ from functools import partial
 from typing import Final
 
 from dispatcher.events.destinations import Delivery, DeliveryError, Destinations
-from dispatcher.events.loops import forever
 from dispatcher.ledger import Ledger, deliveries
 from dispatcher.ledger.deliveries import Due, Room
 from dispatcher.ledger.following import REFUSED
 from dispatcher.ledger.settling import storable
-from dispatcher.loops import cancel
+from dispatcher.loops import cancel, forever
 
 #: On PostgreSQL another dispatcher may have died with one.
 _TICK_S: Final = 5.0

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from redis.exceptions import ResponseError
 
-from dispatcher.events.loops import forever
 from dispatcher.events.sizing import Sizing
 from dispatcher.ledger import Ledger
 from dispatcher.ledger.settling import Ending, Settled, error_document, storable
-from dispatcher.loops import cancel
+from dispatcher.loops import cancel, forever
 from dispatcher.redis_client import connect, result_of
 from dispatcher.wire.errors import AwsError
 from workers.contract import keys

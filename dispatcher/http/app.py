@@ -19,7 +19,7 @@ from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 
-from dispatcher.http.guard import Guard, peer_guard
+from dispatcher.http.guard import Guard
 from dispatcher.http.identity import (
     FUNCTION_HEADER,
     PAGE_ACCOUNT,
@@ -29,6 +29,7 @@ from dispatcher.http.identity import (
     check_function_api,
     claim_of,
 )
+from dispatcher.http.peers import peer_guard
 from dispatcher.operations import Call, Handler, Services, handlers
 from dispatcher.settings import DispatcherSettings
 from dispatcher.wire.errors import AwsError, encode_error

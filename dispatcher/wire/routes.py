@@ -4,7 +4,7 @@ Matching is on the raw path: segments are taken apart first and percent-decoded 
 a full ARN and an ARN of another kind may hold an encoded slash.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Final
@@ -12,8 +12,6 @@ from urllib.parse import parse_qsl, unquote
 
 from dispatcher.wire.errors import AwsError
 from dispatcher.wire.model import Operation, operations
-
-Labels = Mapping[str, str]
 
 
 @dataclass(slots=True)

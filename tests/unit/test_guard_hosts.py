@@ -2,7 +2,8 @@
 
 import pytest
 
-from dispatcher.http.guard import REFUSED, Guard, host_name
+from dispatcher.http.guard import Guard, host_name
+from dispatcher.http.peers import REFUSED
 from dispatcher.settings import DispatcherSettings
 from dispatcher.wire.errors import AwsError
 

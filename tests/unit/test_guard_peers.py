@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from dispatcher.http.guard import SocketOwners, _read_proc, peer_guard, peer_uid, refusal
+from dispatcher.http.peers import SocketOwners, _read_proc, peer_guard, refusal
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
 FAMILIES = [
@@ -43,10 +43,10 @@ def ends(accepted: socket.socket) -> tuple[tuple[str, int], tuple[str, int]]:
 def test_the_owner_of_an_own_connection_is_found(family: int, bind: str, connect: str) -> None:
     with connected(family, bind, connect) as (client, accepted):
         local, remote = ends(accepted)
-        assert peer_uid(local, remote) == os.geteuid()
-        owner = SocketOwners().find(remote, local)
+        owner = SocketOwners().owner_of(remote, local)
         assert owner == _read_proc(remote, local)
         assert owner is not None
+        assert owner.uid == os.geteuid()
         assert owner.inode == os.fstat(client.fileno()).st_ino
         uids = range(os.geteuid(), os.geteuid() + 1)
         assert "AWS_ENDPOINT_URL_LAMBDA" in refusal(SocketOwners(), uids, local, remote)
@@ -58,7 +58,8 @@ def test_a_socket_closed_at_once_is_nobodys(family: int, bind: str, connect: str
     with connected(family, bind, connect) as (client, accepted):
         local, remote = ends(accepted)
         client.close()
-        assert peer_uid(local, remote) is None
+        owner = SocketOwners().owner_of(remote, local)
+        assert owner is None or not owner.inode
         assert refusal(SocketOwners(), range(0), local, remote) != ""
 
 
@@ -69,7 +70,7 @@ def test_a_connection_from_elsewhere_has_no_owner_here() -> None:
 
 def test_a_listening_socket_is_no_peer() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        assert SocketOwners().find(server.getsockname(), ("127.0.0.1", 1)) is None
+        assert SocketOwners().owner_of(server.getsockname(), ("127.0.0.1", 1)) is None
 
 
 @pytest.mark.needs_root
@@ -88,7 +89,9 @@ def test_the_owner_of_another_users_connection_is_found() -> None:
             accepted, _ = server.accept()
             with accepted:
                 local, remote = ends(accepted)
-                assert peer_uid(local, remote) == uid
+                owner = SocketOwners().owner_of(remote, local)
+                assert owner is not None
+                assert owner.uid == uid
                 assert refusal(SocketOwners(), range(1_900_000_000, 1_900_065_536), local, remote) != ""
         finally:
             child.kill()
@@ -107,6 +110,6 @@ def test_without_netlink_proc_answers() -> None:
 
     with connected(socket.AF_INET, "127.0.0.1", "127.0.0.1") as (_, accepted):
         local, remote = ends(accepted)
-        owner = NoNetlink().find(remote, local)
+        owner = NoNetlink().owner_of(remote, local)
         assert owner is not None
         assert owner.uid == os.geteuid()
