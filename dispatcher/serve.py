@@ -28,7 +28,7 @@ from dispatcher.http.app import create_app, server_config
 from dispatcher.ledger import Ledger
 from dispatcher.ledger.retention import Pruner
 from dispatcher.loops import cancel, forever
-from dispatcher.operations import Services
+from dispatcher.operations.services import Services
 from dispatcher.redis_client import connect
 from dispatcher.settings import DispatcherSettings
 from workers.contract.messages import Mode

@@ -13,7 +13,7 @@ from dispatcher.events.destinations import Destinations
 from dispatcher.events.feeder import Feeder
 from dispatcher.events.settler import Settler
 from dispatcher.events.sizing import Sizing
-from dispatcher.operations import Services
+from dispatcher.operations.services import Services
 
 
 @contextlib.asynccontextmanager

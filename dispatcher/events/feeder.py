@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import redis.asyncio
 
     from dispatcher.ledger.accepting import EventRow
-    from dispatcher.operations import Services
+    from dispatcher.operations.services import Services
 
 #: A round at least this often: workers come and go, and on PostgreSQL others accept events too.
 _TICK_S: Final = 0.5

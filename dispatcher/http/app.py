@@ -30,7 +30,9 @@ from dispatcher.http.identity import (
     claim_of,
 )
 from dispatcher.http.peers import peer_guard
-from dispatcher.operations import Call, Handler, Services, handlers
+from dispatcher.operations.call import Call, Handler
+from dispatcher.operations.registry import handlers
+from dispatcher.operations.services import Services
 from dispatcher.settings import DispatcherSettings
 from dispatcher.wire.errors import AwsError, encode_error
 from dispatcher.wire.model import Operation, operations

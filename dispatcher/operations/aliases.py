@@ -5,8 +5,9 @@ from typing import Any
 from dispatcher.catalog import aliases
 from dispatcher.catalog.aliases import AliasChange
 from dispatcher.catalog.rows import Alias, version_name
-from dispatcher.operations import Call, Request, Response, operation
+from dispatcher.operations.call import Call, Request, Response
 from dispatcher.operations.naming import key_of
+from dispatcher.operations.registry import operation
 
 
 def _describe(alias: Alias) -> Response:

@@ -4,8 +4,9 @@ from typing import Final
 
 from dispatcher.catalog import concurrency
 from dispatcher.catalog.rows import FunctionKey
-from dispatcher.operations import Call, Request, Response, operation
+from dispatcher.operations.call import Call, Request, Response
 from dispatcher.operations.naming import target_of
+from dispatcher.operations.registry import operation
 from dispatcher.wire.errors import AwsError
 
 #: AWS's quota for all zips of an account in a region: 75 GB. Shown, not enforced: the disk is the caller's own.

@@ -4,8 +4,9 @@ from typing import Any
 
 from dispatcher.catalog import event_configs
 from dispatcher.catalog.event_configs import EventConfigChange, EventInvokeConfig
-from dispatcher.operations import Call, Request, Response, operation
+from dispatcher.operations.call import Call, Request, Response
 from dispatcher.operations.naming import key_of, qualified
+from dispatcher.operations.registry import operation
 from dispatcher.wire.errors import AwsError
 
 

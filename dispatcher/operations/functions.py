@@ -5,9 +5,10 @@ from typing import Any, Final
 from dispatcher.catalog import functions, lookups
 from dispatcher.catalog.functions import Draft
 from dispatcher.catalog.rows import FunctionKey, Version
-from dispatcher.operations import Call, Request, Response, operation
+from dispatcher.operations.call import Call, Request, Response
 from dispatcher.operations.configuration import changed_config, describe, listed, new_config
 from dispatcher.operations.naming import key_of, qualified
+from dispatcher.operations.registry import operation
 from dispatcher.operations.sources import take_code
 from dispatcher.operations.tagging import check_tags
 from dispatcher.wire.arn import LATEST

@@ -10,8 +10,9 @@ from dispatcher.calls.preparing import mode_of
 from dispatcher.catalog.resolving import Target
 from dispatcher.catalog.rows import FunctionKey
 from dispatcher.ledger.accepting import NewEvent
-from dispatcher.operations import Call, operation
+from dispatcher.operations.call import Call
 from dispatcher.operations.naming import qualified
+from dispatcher.operations.registry import operation
 from dispatcher.wire.errors import AwsError
 from dispatcher.wire.parse import check_json
 from workers.contract.messages import Invocation, Outcome

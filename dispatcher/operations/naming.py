@@ -3,7 +3,7 @@
 from typing import Any
 
 from dispatcher.catalog.rows import FunctionKey
-from dispatcher.operations import Call
+from dispatcher.operations.call import Call
 from dispatcher.wire.arn import parse_function_name
 from dispatcher.wire.errors import AwsError
 

@@ -6,8 +6,9 @@ from typing import Any, Final
 
 from dispatcher.catalog import policies
 from dispatcher.catalog.rows import FunctionKey
-from dispatcher.operations import Call, Request, Response, operation
+from dispatcher.operations.call import Call, Request, Response
 from dispatcher.operations.naming import qualified
+from dispatcher.operations.registry import operation
 from dispatcher.wire.arn import LATEST, partition_of
 from dispatcher.wire.errors import AwsError
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from dispatcher.catalog.rows import Code
 from dispatcher.code import s3
 from dispatcher.code.store import StoredZip
-from dispatcher.operations import Call
+from dispatcher.operations.call import Call
 from dispatcher.wire.errors import AwsError
 
 #: Buckets that mean a directory of the host; the second is the older name.

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 from dispatcher.catalog import tags
 from dispatcher.catalog.rows import MODE_TAG, FunctionKey
-from dispatcher.operations import Call, Request, Response, operation
+from dispatcher.operations.call import Call, Request, Response
 from dispatcher.operations.naming import target_of
+from dispatcher.operations.registry import operation
 from dispatcher.wire.errors import AwsError
 from workers.contract.messages import MODES
 

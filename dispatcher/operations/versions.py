@@ -1,9 +1,10 @@
 """Operations on versions."""
 
 from dispatcher.catalog import functions
-from dispatcher.operations import Call, Request, Response, operation
+from dispatcher.operations.call import Call, Request, Response
 from dispatcher.operations.configuration import describe, listed
 from dispatcher.operations.naming import key_of
+from dispatcher.operations.registry import operation
 
 
 @operation("PublishVersion")

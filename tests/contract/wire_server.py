@@ -14,7 +14,8 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from dispatcher.http.app import create_app, server_config
-from dispatcher.operations import Call, Handler, Request, Response, Services
+from dispatcher.operations.call import Call, Handler, Request, Response
+from dispatcher.operations.services import Services
 from dispatcher.settings import DispatcherSettings
 from dispatcher.wire.errors import AwsError
 from dispatcher.wire.parse import check_json

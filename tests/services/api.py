@@ -19,7 +19,7 @@ from dispatcher.calls.sync_calls import Queue
 from dispatcher.catalog import Catalog
 from dispatcher.code.store import CodeStore
 from dispatcher.http.app import create_app
-from dispatcher.operations import Services
+from dispatcher.operations.services import Services
 from dispatcher.settings import DispatcherSettings, read
 from tests.services.postgres import PostgresServer
 from tests.services.processes import free_port

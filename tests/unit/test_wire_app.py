@@ -7,7 +7,8 @@ import httpx
 import pytest
 
 from dispatcher.http.app import create_app
-from dispatcher.operations import Call, Request, Response, Services
+from dispatcher.operations.call import Call, Request, Response
+from dispatcher.operations.services import Services
 from dispatcher.settings import DispatcherSettings
 
 SERVICES = Services(*[None] * 6)  # type: ignore[arg-type]  # the toys use none
