@@ -16,8 +16,9 @@ import uvloop
 from dispatcher.admin.invocations import InvocationPages
 from dispatcher.admin.pages import Pages
 from dispatcher.calls.admission import Admission
+from dispatcher.calls.fleet import Fleet
 from dispatcher.calls.preparing import Preparing
-from dispatcher.calls.sync_calls import Queue
+from dispatcher.calls.sync_calls import SyncCalls
 from dispatcher.catalog import Catalog, functions
 from dispatcher.clock import Clock
 from dispatcher.code.store import CodeStore, Collector
@@ -48,21 +49,21 @@ def run(settings: DispatcherSettings) -> None:
 
 async def _serve(settings: DispatcherSettings) -> None:
     async with _parts(settings) as (services, logs, secret), connect(settings.redis_url) as redis:
-        pages = Pages(services.queue, logs, services.ledger, services.default_mode).routes()
+        pages = Pages(services, logs).routes()
         pages += InvocationPages(services.ledger, Canceller(services.ledger, redis)).routes()
         app = create_app(services, settings, pages=pages + services.code.routes(), function_secret=secret)
         # What is there by now stays, and needs no looking through for garbage (see workers.app).
         gc.collect()
         gc.freeze()
-        await _Server(server_config(app, settings), services.queue, logs, settings.drain_s).serve()
+        await _Server(server_config(app, settings), services.sync_calls, logs, settings.drain_s).serve()
 
 
 class _Server(uvicorn.Server):
     """When it stops, followers of logs are let go at once, and calls that wait too long are answered before they are cut."""
 
-    def __init__(self, config: uvicorn.Config, queue: Queue, logs: Logs, drain_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, sync_calls: SyncCalls, logs: Logs, drain_s: float) -> None:
         super().__init__(config)
-        self._queue = queue
+        self._sync_calls = sync_calls
         self._logs = logs
         self._drain_s = drain_s
 
@@ -76,7 +77,7 @@ class _Server(uvicorn.Server):
 
     async def _answer_the_last(self) -> None:
         await asyncio.sleep(self._drain_s + _INTERRUPTED_S)
-        await self._queue.close()
+        await self._sync_calls.close()
 
 
 @contextlib.asynccontextmanager
@@ -85,18 +86,20 @@ async def _parts(settings: DispatcherSettings) -> AsyncIterator[tuple[Services, 
     default_mode = settings.executor or DEFAULT_MODE
     loop = asyncio.get_running_loop()
     code_made: asyncio.Future[CodeStore] = loop.create_future()
-    queue_made: asyncio.Future[Queue] = loop.create_future()
+    fleet_made: asyncio.Future[Fleet] = loop.create_future()
     url = settings.database_url or f"sqlite:///{settings.data_dir / 'everwarm.db'}"
-    catalog = await Catalog.open(url, Preparing(code_made, queue_made, default_mode))
+    catalog = await Catalog.open(url, Preparing(code_made, fleet_made, default_mode))
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(catalog.close)
         secret = hmac.new(catalog.signing_secret, b"functions", hashlib.sha256).hexdigest().encode()
         code = CodeStore.from_settings(settings, catalog.signing_secret)
-        queue = Queue(settings.redis_url, queue_wait_s=settings.sync_queue_wait_s, function_secret=secret)
-        await queue.start()
+        fleet = Fleet(settings.redis_url, function_secret=secret)
+        stack.push_async_callback(fleet.close)
+        sync_calls = SyncCalls(settings.redis_url, fleet, queue_wait_s=settings.sync_queue_wait_s)
+        await sync_calls.start()
         code_made.set_result(code)
-        queue_made.set_result(queue)
-        stack.push_async_callback(queue.close)
+        fleet_made.set_result(fleet)
+        stack.push_async_callback(sync_calls.close)
         collector = asyncio.create_task(Collector(code, lambda: catalog.read(functions.code_in_use)).run(), name="zips")
         stack.push_async_callback(cancel, collector)
         logs = Logs(settings.redis_url, settings.data_dir / "logs", settings.logs_max_bytes)
@@ -110,7 +113,9 @@ async def _parts(settings: DispatcherSettings) -> AsyncIterator[tuple[Services, 
             directory=catalog.database.directory,
         )
         stack.push_async_callback(ledger.close)
-        services = Services(catalog, code, queue, Admission(catalog, settings), settings, ledger, default_mode)
+        services = Services(
+            catalog, code, sync_calls, fleet, Admission(catalog, settings), settings, ledger, default_mode
+        )
         await stack.enter_async_context(running(services))
         pruning = forever(Pruner(ledger, settings.ledger_retention).step, "deleting old events")
         pruner = asyncio.create_task(pruning, name="retention")

@@ -3,21 +3,21 @@
 Where requests are signed, environments and logs are those of the signer's account; metrics are the operator's.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Final
 
 from redis import RedisError
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from dispatcher.admin.metrics import counter_lines, gauge_lines
-from dispatcher.calls.sync_calls import Queue
+from dispatcher.admin.metrics import CONTENT_TYPE, Figures, metrics_text
 from dispatcher.function_logs import Logs
 from dispatcher.http.identity import DEFAULT_ACCOUNT, DEFAULT_REGION, own_account, signer_of
-from dispatcher.ledger import Ledger
 from dispatcher.ledger.listing import gauges
+from dispatcher.operations.services import Services
 from dispatcher.wire.errors import AwsError
 
 _SHOWN: Final = (
@@ -37,7 +37,7 @@ _Page = Callable[["Pages", Request], Awaitable[Response]]
 
 
 def _needs_redis(page: _Page) -> _Page:
-    """503 while Redis, or the database, is gone."""
+    """The page, with 503 while Redis or the database is gone."""
 
     @wraps(page)
     async def answer(self: "Pages", request: Request) -> Response:
@@ -54,14 +54,12 @@ def _needs_redis(page: _Page) -> _Page:
 class Pages:
     """The endpoints, over the dispatcher's parts."""
 
-    def __init__(self, queue: Queue, logs: Logs, ledger: Ledger, default_mode: str) -> None:
-        self._queue = queue
+    def __init__(self, services: Services, logs: Logs) -> None:
+        self._services = services
         self._logs = logs
-        self._ledger = ledger
-        self._default_mode = default_mode
 
     def routes(self) -> list[Route]:
-        """Relative to ``/_everwarm``."""
+        """The routes of these pages, relative to ``/_everwarm``."""
         return [
             Route("/live", self.live),
             Route("/ready", self.ready),
@@ -72,22 +70,23 @@ class Pages:
         ]
 
     async def live(self, _: Request) -> Response:
-        """200 while the process lives."""
+        """Liveness: 200 while the process lives."""
         return JSONResponse({"status": "ok"})
 
     async def ready(self, _: Request) -> Response:
-        """200 while it can take requests, 503 while Redis is gone."""
-        return self._status(await self._queue.ping())
+        """Readiness: 200 while the dispatcher can take requests, 503 while Redis is gone."""
+        return self._status(await self._services.fleet.ping())
 
     async def health(self, _: Request) -> Response:
-        """200 and the modes once it can run a function, else 503."""
-        if not await self._queue.ping() or self._default_mode not in self._queue.modes:
-            return JSONResponse({"status": "starting", "modes": sorted(self._queue.modes)}, status_code=503)
-        return JSONResponse({"status": "ok", "modes": sorted(self._queue.modes)})
+        """Health: 200 and the modes once the dispatcher can run a function, else 503."""
+        fleet = self._services.fleet
+        if not await fleet.ping() or self._services.default_mode not in fleet.modes:
+            return JSONResponse({"status": "starting", "modes": sorted(fleet.modes)}, status_code=503)
+        return JSONResponse({"status": "ok", "modes": sorted(fleet.modes)})
 
     @_needs_redis
     async def environments(self, request: Request) -> Response:
-        """All environments."""
+        """All environments, or those of the signer's account."""
         signer = signer_of(request.scope)
         rows = [
             {
@@ -95,37 +94,33 @@ class Pages:
                 **{name: record.get(name, "") for name in _SHOWN},
                 "last_use": int(record.get("last_use", 0)),
             }
-            for record in await self._queue.environments()
+            for record in await self._services.fleet.environments()
             if not signer or record.get("account") == signer
         ]
         return JSONResponse({"environments": rows})
 
     @_needs_redis
     async def metrics(self, _: Request) -> Response:
-        """Prometheus' text format."""
-        workers = self._queue.workers
-        records = await self._queue.environments()
-        lines = ["# HELP everwarm_workers Living workers.", "# TYPE everwarm_workers gauge"]
-        for mode in sorted(self._queue.modes):
-            count = sum(worker["mode"] == mode for worker in workers.values())
-            lines.append(f'everwarm_workers{{mode="{mode}"}} {count}')
-        lines += ["# HELP everwarm_slots Invocations that can run at a time.", "# TYPE everwarm_slots gauge"]
-        for mode in sorted(self._queue.modes):
-            slots = sum(int(worker["slots"]) for worker in workers.values() if worker["mode"] == mode)
-            lines.append(f'everwarm_slots{{mode="{mode}"}} {slots}')
-        lines += ["# HELP everwarm_environments Environments by state.", "# TYPE everwarm_environments gauge"]
-        for state in ("starting", "leased", "idle"):
-            count = sum(record.get("state") == state for record in records)
-            lines.append(f'everwarm_environments{{state="{state}"}} {count}')
-        lines += ["# HELP everwarm_calls_waiting Synchronous calls under way.", "# TYPE everwarm_calls_waiting gauge"]
-        lines.append(f"everwarm_calls_waiting {self._queue.waiting}")
-        lines += counter_lines(self._ledger.counters)
-        lines += gauge_lines(await self._ledger.read(gauges), self._ledger.clock.now_ms())
-        return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
+        """The metrics in Prometheus' text format."""
+        services = self._services
+        figures = Figures(
+            modes=services.fleet.modes,
+            workers=list(services.fleet.workers.values()),
+            environments=await services.fleet.environments(),
+            calls_waiting=services.sync_calls.waiting,
+            counters=dict(services.ledger.counters),
+            gauges=await services.ledger.read(gauges),
+            now_ms=services.ledger.clock.now_ms(),
+        )
+        # A thousand functions are ten thousand lines, which calls must not wait for.
+        return Response(await asyncio.to_thread(metrics_text, figures), media_type=CONTENT_TYPE)
 
     @_needs_redis
     async def function_log(self, request: Request) -> Response:
-        """What a function wrote; ``?follow=1`` goes on, ``?account=`` and ``?region=`` name it fully."""
+        """What a function wrote; with ``?follow=1`` also what it writes from now on.
+
+        ``?account=`` and ``?region=`` name the function fully.
+        """
         query = request.query_params
         try:
             path = self._logs.path(

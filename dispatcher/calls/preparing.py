@@ -12,7 +12,8 @@ from typing import Final
 
 from redis import RedisError
 
-from dispatcher.calls.sync_calls import Queue
+from dispatcher.calls.fleet import Fleet
+from dispatcher.calls.placement import mode_of
 from dispatcher.catalog.functions import Failure, Ready
 from dispatcher.catalog.resolving import Target
 from dispatcher.code.store import CodeStore
@@ -27,51 +28,44 @@ _PULL_S: Final = 900.0
 log = logging.getLogger(__name__)
 
 
-def mode_of(target: Target, default: Mode, living: frozenset[str]) -> Mode:
-    """Where a function runs: by its tag, else the default; a container image always in a docker mode."""
-    image = bool(target.spec.image_uri)
-    if target.mode is not None and not (image and target.mode == "local"):
-        return target.mode
-    if not image or default != "local":
-        return default
-    return "docker" if "docker" in living and "docker-reuse" not in living else "docker-reuse"
-
-
 class Preparing:
-    """See the module's docstring; it waits for its queue, which needs what the catalog knows."""
+    """What the catalog calls to have a function made ready: see the module's docstring.
 
-    def __init__(self, code: "asyncio.Future[CodeStore]", queue: "asyncio.Future[Queue]", default: Mode) -> None:
+    ``code`` and ``fleet`` come later, because both need what the catalog knows.
+    """
+
+    def __init__(self, code: "asyncio.Future[CodeStore]", fleet: "asyncio.Future[Fleet]", default: Mode) -> None:
         self._code = code
-        self._queue = queue
+        self._fleet = fleet
         self._default = default
 
     async def __call__(self, target: Target) -> Ready | Failure:
-        """How it ended. Redis' errors are waited out: the function stays Pending meanwhile."""
-        queue, code = await asyncio.shield(self._queue), await asyncio.shield(self._code)
-        if not target.spec.image_uri and mode_of(target, self._default, queue.modes) == "local":
+        """Make ``target`` ready, and say how that ended. Redis' errors are waited out: the function stays Pending meanwhile."""
+        fleet, code = await asyncio.shield(self._fleet), await asyncio.shield(self._code)
+        if not target.spec.image_uri and mode_of(target, self._default, fleet.modes) == "local":
             return Ready()
-        mode, workers = await self._workers(target, queue)
+        mode, workers = await self._await_workers(target, fleet)
         if not workers:
-            return self._nobody(target, mode)
+            return self._without_workers(target, mode)
         url = code.signed_path(target.code_sha256, _PULL_S) if target.code_sha256 else ""
         while True:
             try:
-                return await self._ask(target, queue, workers, url)
+                return await self._ask_workers(target, fleet, workers, url)
             except (RedisError, OSError) as error:
                 log.info("a function waits for Redis to be made ready", extra={"error": str(error)})
                 await asyncio.sleep(_TICK_S)
 
-    async def _workers(self, target: Target, queue: Queue) -> tuple[Mode, list[str]]:
-        give_up = time.monotonic() + _WORKERS_S
+    async def _await_workers(self, target: Target, fleet: Fleet) -> tuple[Mode, list[str]]:
+        deadline = time.monotonic() + _WORKERS_S
         while True:
-            mode = mode_of(target, self._default, queue.modes)
-            found = queue.workers_of(mode)
-            if found or time.monotonic() > give_up:
+            mode = mode_of(target, self._default, fleet.modes)
+            found = fleet.workers_of(mode)
+            if found or time.monotonic() > deadline:
                 return mode, found
             await asyncio.sleep(_TICK_S)
 
     @staticmethod
-    def _nobody(target: Target, mode: Mode) -> Ready | Failure:
+    def _without_workers(target: Target, mode: Mode) -> Ready | Failure:
         if not target.spec.image_uri:
             return Ready()  # Whoever starts a worker sees to its runtime images.
         return Failure(
@@ -80,8 +74,8 @@ class Preparing:
             f"start one (everwarm worker --mode {mode}), then update the function.",
         )
 
-    async def _ask(self, target: Target, queue: Queue, workers: list[str], url: str) -> Ready | Failure:
-        answers = await queue.prepare(target.spec, url, workers, _PULL_S)
+    async def _ask_workers(self, target: Target, fleet: Fleet, workers: list[str], url: str) -> Ready | Failure:
+        answers = await fleet.prepare_function(target.spec, url, workers, _PULL_S)
         for answer in answers:
             if answer.code:
                 return Failure(answer.code, answer.reason)

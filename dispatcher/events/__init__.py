@@ -22,7 +22,7 @@ async def running(services: Services) -> AsyncIterator[None]:
     ledger, settings = services.ledger, services.settings
     sizing = Sizing()
     feeder = Feeder(services, sizing)
-    settler = Settler(ledger, settings.redis_url, services.queue.name, sizing, lambda: feeder.wake(room=True))
+    settler = Settler(ledger, settings.redis_url, services.sync_calls.name, sizing, lambda: feeder.wake(room=True))
     deliverer = Deliverer(ledger, Destinations(settings))
     ledger.on_due = feeder.wake
     ledger.on_follow = deliverer.wake

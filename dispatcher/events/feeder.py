@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from redis import RedisError
 
-from dispatcher.calls.preparing import mode_of
+from dispatcher.calls.placement import mode_of
 from dispatcher.catalog.resolving import Target
 from dispatcher.events.sizing import Sizing
 from dispatcher.events.slots import most_in_flight
@@ -60,7 +60,7 @@ class Feeder:
     def __init__(self, services: "Services", sizing: Sizing) -> None:
         self._services = services
         self._ledger = services.ledger
-        self._queue = services.queue
+        self._fleet = services.fleet
         self._sizing = sizing
         self._redis: redis.asyncio.Redis = connect(services.settings.redis_url)
         self._after = ""
@@ -100,8 +100,8 @@ class Feeder:
         self._due.clear()
         self._room = False
         pause_s = _TICK_S
-        if not self._queue.full and not self._queue.recovering:
-            most = most_in_flight(self._queue.workers.values(), self._services.settings.sync_reserve)
+        if not self._fleet.memory_low and not self._fleet.recovering:
+            most = most_in_flight(self._fleet.workers.values(), self._services.settings.sync_reserve)
             self._full = False  # until it is known: what becomes due meanwhile must not be missed
             done = await self._ledger.feed(
                 Plan(
@@ -125,7 +125,7 @@ class Feeder:
             return
 
     def _mode_of(self, target: Target) -> Mode:
-        return mode_of(target, self._services.default_mode, self._queue.modes)
+        return mode_of(target, self._services.default_mode, self._fleet.modes)
 
     async def _publish_all(self, messages: list[Fed]) -> None:
         for fed in messages:
@@ -175,7 +175,7 @@ class Feeder:
 
     async def _look(self) -> None:
         await asyncio.sleep(_TICK_S)
-        if self._queue.recovering or await self._settling_lags():
+        if self._fleet.recovering or await self._settling_lags():
             return
         rows = await self._ledger.read(unfed, self._ledger.clock.now_ms() - _YOUNG_MS)
         messages = {name: list(found) for name, found in groupby(sorted(rows, key=_message), _message)}
@@ -224,7 +224,7 @@ class Feeder:
         return lag_s > _LAG_S
 
     async def _lives(self, worker: str) -> bool:
-        return worker in self._queue.workers or bool(await result_of(self._redis.exists(keys.worker(worker))))
+        return worker in self._fleet.workers or bool(await result_of(self._redis.exists(keys.worker(worker))))
 
     async def _examine(self, row: "EventRow") -> Ending | None:
         """How an attempt ended that no worker will say anything of; ``None``: one will, or has."""

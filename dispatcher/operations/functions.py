@@ -141,7 +141,7 @@ async def update_function_configuration(call: Call, request: Request) -> Respons
 async def _supersede(call: Call, key: FunctionKey) -> None:
     """No idle environment of ``$LATEST`` as it was is needed any more."""
     target = await call.services.catalog.resolve(key.account, key.region, key.name)
-    await call.services.queue.supersede(f"{key.account}:{key.region}:{key.name}", LATEST, target.spec.revision)
+    await call.services.fleet.supersede(f"{key.account}:{key.region}:{key.name}", LATEST, target.spec.revision)
 
 
 @operation("DeleteFunction")
@@ -153,5 +153,5 @@ async def delete_function(call: Call, request: Request) -> Response:
         await catalog.write(functions.delete_function, key)
     else:
         await catalog.write(functions.delete_version, key, qualifier)
-    await call.services.queue.supersede(f"{key.account}:{key.region}:{key.name}", qualifier or "*", "")
+    await call.services.fleet.supersede(f"{key.account}:{key.region}:{key.name}", qualifier or "*", "")
     return {"StatusCode": 204}

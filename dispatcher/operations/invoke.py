@@ -6,7 +6,7 @@ import json
 from typing import Any, Final
 
 from dispatcher import recursion_guard
-from dispatcher.calls.preparing import mode_of
+from dispatcher.calls.placement import mode_of
 from dispatcher.catalog.resolving import Target
 from dispatcher.catalog.rows import FunctionKey
 from dispatcher.ledger.accepting import NewEvent
@@ -40,10 +40,10 @@ async def invoke(call: Call, request: dict[str, Any]) -> dict[str, Any]:
         return {"StatusCode": 202}
     if recursion_guard.is_loop(trace_id, target.spec.arn):
         raise AwsError(recursion_guard.ERROR, recursion_guard.MESSAGE)
-    outcome = await services.queue.call(
+    outcome = await services.sync_calls.invoke(
         target,
         await services.admission.slot(target),
-        mode_of(target, services.default_mode, services.queue.modes),
+        mode_of(target, services.default_mode, services.fleet.modes),
         Invocation(
             request_id=call.request_id,
             lane="sync",

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from dispatcher.calls.admission import Admission
-from dispatcher.calls.sync_calls import Queue
+from dispatcher.calls.fleet import Fleet
+from dispatcher.calls.sync_calls import SyncCalls
 from dispatcher.catalog import Catalog
 from dispatcher.code.store import CodeStore
 from dispatcher.ledger import Ledger
@@ -17,7 +18,8 @@ class Services:
 
     catalog: Catalog
     code: CodeStore
-    queue: Queue
+    sync_calls: SyncCalls
+    fleet: Fleet
     admission: Admission
     settings: DispatcherSettings
     ledger: Ledger

@@ -20,7 +20,7 @@ from dispatcher.settings import DispatcherSettings
 from dispatcher.wire.errors import AwsError
 from dispatcher.wire.parse import check_json
 
-SERVICES = Services(*[None] * 6)  # type: ignore[arg-type]  # the toys use none
+SERVICES = Services(*[None] * 7)  # type: ignore[arg-type]  # the toys use none
 SECRET = b"secret of the functions' tokens"
 
 

@@ -16,6 +16,7 @@ import pytest
 from tests.services.aws import AwsServices
 from tests.services.events import THROUGH_GATE, Event, Gate, event_of, events_of, send, wait_until_ended
 from tests.services.functions import Functions
+from tests.services.metrics import samples_in
 from tests.services.processes import free_port
 from tests.services.stack import Stack
 from tests.services.waiting import wait_until
@@ -120,8 +121,13 @@ def test_a_success_goes_to_its_destination(functions: Functions, aws_services: A
     event = delivered(functions.stack, request_id)
     assert (event.state, event.deliveries[0]["tries"], event.deliveries[0]["error"]) == ("succeeded", 1, "")
     assert aws_services.messages(other) == []
-    line = f'function="{name}",lane="event",kind="destination",what="delivered"}} 1'.encode()
-    wait_until("the metric tells", lambda: line in functions.stack.get("/_everwarm/metrics")[1])
+    labels = {"function": name, "lane": "event", "kind": "destination", "what": "delivered"}
+
+    def delivered_once() -> bool:
+        found = samples_in(functions.stack.get("/_everwarm/metrics")[1])
+        return any(labels.items() <= sample.items() and value == 1 for _, sample, value in found)
+
+    wait_until("the metric tells", delivered_once)
 
 
 def test_retries_exhausted_with_a_dead_letter_queue_too(functions: Functions, aws_services: AwsServices) -> None:

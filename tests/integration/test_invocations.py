@@ -12,6 +12,7 @@ import pytest
 from tests.services.commands import Done, everwarm
 from tests.services.events import THROUGH_GATE, Gate, event_of, send, wait_until_ended
 from tests.services.functions import Functions
+from tests.services.metrics import samples_in
 from tests.services.stack import ACCOUNT, Stack
 from tests.services.waiting import wait_until
 
@@ -226,11 +227,11 @@ def test_metrics_tell_what_waits_and_what_became_of_the_rest(stack: Stack, funct
     wait_until_ended(stack, send(functions, name, {"n": 1}))
     functions.client.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=0)
     wait_until_ended(stack, send(functions, name, {"n": 2}))
-    labels = f'account="{ACCOUNT}",region="us-east-1",function="{name}",lane="event"'
+    labels = {"account": ACCOUNT, "region": "us-east-1", "function": name, "lane": "event"}
     status, text = stack.get("/_everwarm/metrics")
     assert status == 200
-    lines = text.decode().splitlines()
+    found = samples_in(text)
     for what, count in (("accepted", 2), ("succeeded", 1), ("failed", 1)):
-        assert f'everwarm_events_total{{{labels},what="{what}"}} {count}' in lines
-    assert f'everwarm_event_attempts_total{{{labels},kind="success"}} 1' in lines
-    assert not [line for line in lines if line.startswith("everwarm_events_queued") and name in line]
+        assert ("everwarm_events_total", {**labels, "what": what}, count) in found
+    assert ("everwarm_event_attempts_total", {**labels, "kind": "success"}, 1) in found
+    assert not [one for one in found if one[0] == "everwarm_events_queued" and one[1]["function"] == name]

@@ -15,7 +15,8 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from mypy_boto3_lambda import LambdaClient
 
-from dispatcher.calls.sync_calls import Queue
+from dispatcher.calls.fleet import Fleet
+from dispatcher.calls.sync_calls import SyncCalls
 from dispatcher.catalog import Catalog
 from dispatcher.code.store import CodeStore
 from dispatcher.http.app import create_app
@@ -70,9 +71,10 @@ class ApiServer:
         try:
             self.code = CodeStore.from_settings(self.settings, self.catalog.signing_secret)
             # Invoke, which no test on this server calls, needs them. Notes of updates find no Redis and are dropped.
-            queue = Queue(NO_REDIS, queue_wait_s=1.0, function_secret=b"")
+            fleet = Fleet(NO_REDIS, function_secret=b"")
+            sync_calls = SyncCalls(NO_REDIS, fleet, queue_wait_s=1.0)
             services = Services(
-                catalog=self.catalog, code=self.code, queue=queue, admission=cast(Any, None),
+                catalog=self.catalog, code=self.code, sync_calls=sync_calls, fleet=fleet, admission=cast(Any, None),
                 settings=self.settings, ledger=cast(Any, None),
             )  # fmt: skip
             app = create_app(services, self.settings, pages=self.code.routes())

@@ -11,7 +11,7 @@ from dispatcher.operations.call import Call, Request, Response
 from dispatcher.operations.services import Services
 from dispatcher.settings import DispatcherSettings
 
-SERVICES = Services(*[None] * 6)  # type: ignore[arg-type]  # the toys use none
+SERVICES = Services(*[None] * 7)  # type: ignore[arg-type]  # the toys use none
 
 
 async def echo(call: Call, request: Request) -> Response:
