@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +19,8 @@ import redis.asyncio
 from redis import RedisError
 
 from dispatcher.loops import cancel
-from workers.contract import keys, scripts
+from dispatcher.redis_client import run_script
+from workers.contract import keys
 
 _POLL_S: Final = 0.2
 _CHUNKS: Final = 64
@@ -44,12 +45,12 @@ class Logs:
         self._stopping = asyncio.Event()
 
     def start(self) -> None:
-        """Begin to store."""
+        """Begin to store, in the background."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._task = asyncio.create_task(self._run(), name="logs")
+        self._task = asyncio.create_task(self._store_forever(), name="logs")
 
     def stop_following(self) -> None:
-        """End the answers of :meth:`read` that would go on until their reader goes."""
+        """End the answers of :meth:`read_log` that would go on until their reader goes."""
         self._stopping.set()
 
     async def close(self) -> None:
@@ -62,7 +63,7 @@ class Logs:
                 await self._redis.delete(keys.LOG_WRITER)
         await self._redis.aclose()
 
-    async def _run(self) -> None:
+    async def _store_forever(self) -> None:
         while True:
             try:
                 stored = await self.store_once()
@@ -73,17 +74,17 @@ class Logs:
                 await asyncio.sleep(_POLL_S)
 
     async def store_once(self) -> int:
-        """Write what the streams hold, unless another dispatcher does; answers how many chunks that was."""
-        if not await self._hold():
+        """Write what stands in the streams, unless another dispatcher does; how many chunks that was. Raises Redis' errors."""
+        if not await self._lock_writing():
             return 0
         streams: Any = await self._redis.zrange(keys.LOGS, 0, -1)
         stored = 0
         for stream in streams:
-            if stored and not await self._hold():
+            if stored and not await self._lock_writing():
                 break
             chunks: Any = await self._redis.xrange(stream, count=_CHUNKS)
             if not chunks:
-                # Its worker adds it again with the next chunk.
+                # The worker that ships this log adds the stream again with the next chunk.
                 await self._redis.zrem(keys.LOGS, stream)
                 continue
             data = b"".join(fields[b"c"] for _, fields in chunks)
@@ -92,10 +93,9 @@ class Logs:
             stored += len(chunks)
         return stored
 
-    async def _hold(self) -> bool:
+    async def _lock_writing(self) -> bool:
         """Whether this dispatcher is, or becomes, the one that stores."""
-        script = scripts.load("hold")
-        word = await _result(self._redis.eval(script.source, 1, keys.LOG_WRITER, self._token, str(_TURN_MS)))
+        word = await run_script(self._redis, "hold", [keys.LOG_WRITER], [self._token, _TURN_MS])
         return bool(word == b"held")
 
     def _append(self, stream: str, data: bytes) -> None:
@@ -104,12 +104,12 @@ class Logs:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.exists() and path.stat().st_size + len(data) > max(self._most_bytes // _FILE_SHARE, 1):
             path.replace(path.with_suffix(".log.1"))
-            self._make_room()
+            self._drop_oldest()
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         with os.fdopen(descriptor, "ab") as file:
             file.write(data)
 
-    def _make_room(self) -> None:
+    def _drop_oldest(self) -> None:
         """Drop the oldest files while all together are over the limit."""
         files = sorted(self._directory.glob("*/*/*.log*"), key=lambda path: path.stat().st_mtime)
         total = sum(path.stat().st_size for path in files)
@@ -125,8 +125,8 @@ class Logs:
             raise ValueError("no such function")
         return self._directory / account / region / f"{function}.log"
 
-    async def read(self, path: Path, *, follow: bool) -> AsyncIterator[bytes]:
-        """What is stored, the older file first; with ``follow`` what comes as well, until the reader goes."""
+    async def read_log(self, path: Path, *, follow: bool) -> AsyncIterator[bytes]:
+        """What is stored of a function's log, the older file first; with ``follow`` what comes as well, until the reader goes."""
         for part in (path.with_suffix(".log.1"), path):
             offset = 0
             while data := await asyncio.to_thread(_read_from, part, offset):
@@ -136,15 +136,10 @@ class Logs:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), _POLL_S)
             if await asyncio.to_thread(_size, path) < offset:
-                offset = 0  # it was rotated
+                offset = 0  # the file was rotated
             while data := await asyncio.to_thread(_read_from, path, offset):
                 offset += len(data)
                 yield data
-
-
-async def _result(answer: "Awaitable[Any] | Any") -> Any:
-    """redis-py types its commands as either."""
-    return await answer
 
 
 def _size(path: Path) -> int:

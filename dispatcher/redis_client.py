@@ -33,5 +33,5 @@ async def run_script(client: "redis.asyncio.Redis", name: str, names: Sequence[s
 
 
 async def result_of(answer: "Awaitable[Any] | Any") -> Any:
-    """redis-py types its commands as either."""
+    """The answer of a command, which redis-py types as awaitable or not."""
     return await answer

@@ -41,7 +41,7 @@ _INTERRUPTED_S: Final = 0.5
 log = logging.getLogger(__name__)
 
 
-def run(settings: DispatcherSettings) -> None:
+def serve_until_signal(settings: DispatcherSettings) -> None:
     """Serve until SIGINT or SIGTERM. Raises ``CatalogBusy`` and the like before anything listens."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings))
@@ -59,7 +59,9 @@ async def _serve(settings: DispatcherSettings) -> None:
 
 
 class _Server(uvicorn.Server):
-    """When it stops, followers of logs are let go at once, and calls that wait too long are answered before they are cut."""
+    """uvicorn's server; at its stop, followers of logs are let go at once, and calls that wait too long are answered before their
+    connections are closed.
+    """
 
     def __init__(self, config: uvicorn.Config, sync_calls: SyncCalls, logs: Logs, drain_s: float) -> None:
         super().__init__(config)
@@ -100,7 +102,9 @@ async def _parts(settings: DispatcherSettings) -> AsyncIterator[tuple[Services, 
         code_made.set_result(code)
         fleet_made.set_result(fleet)
         stack.push_async_callback(sync_calls.close)
-        collector = asyncio.create_task(Collector(code, lambda: catalog.read(functions.code_in_use)).run(), name="zips")
+        collector = asyncio.create_task(
+            Collector(code, lambda: catalog.read(functions.code_in_use)).collect_forever(), name="zips"
+        )
         stack.push_async_callback(cancel, collector)
         logs = Logs(settings.redis_url, settings.data_dir / "logs", settings.logs_max_bytes)
         logs.start()

@@ -35,12 +35,12 @@ class Credential(msgspec.Struct, frozen=True):
     account: str
 
     def __repr__(self) -> str:
-        """Without the secret."""
+        """The credential without its secret, as logs may show it."""
         return f"Credential({self.key}, account {self.account})"
 
 
 def parse_credentials(value: str) -> tuple[Credential, ...]:
-    """``key:secret:account`` separated by commas, or ``@FILE`` with one on each line."""
+    """Credentials from ``key:secret:account`` separated by commas, or ``@FILE`` with one on each line; raises ``ValueError``."""
     lines = value.split(",")
     if value.startswith("@"):
         try:
@@ -65,7 +65,7 @@ class Retention(msgspec.Struct, frozen=True):
     bytes: int | None = None
 
     def __str__(self) -> str:
-        """As it is written in the variable."""
+        """The retention as the variable writes it."""
         events = str(self.events) if self.events else ""
         return ",".join(filter(None, (_in_units(self.age_s, _SPANS), events, _in_units(self.bytes, _SIZES))))
 
@@ -75,12 +75,15 @@ _SIZES: Final = {"G": 1 << 30, "M": 1 << 20, "K": 1 << 10}
 
 
 def _in_units(amount: int | None, units: Mapping[str, int]) -> str:
-    """In the largest of the units that leaves no rest."""
+    """``amount`` in the largest of the units that leaves no rest; empty for none."""
     return next((f"{amount // size}{unit}" for unit, size in units.items() if amount % size == 0), "") if amount else ""
 
 
 def parse_retention(value: str) -> Retention:
-    """An age, a number of events and a size, separated by commas, in any order; what is left out has no limit."""
+    """Retention from an age, a number of events and a size, separated by commas, in any order; what is left out has no limit.
+
+    Raises ``ValueError``.
+    """
     found: dict[str, int] = {}
     for part in names(value):
         match = re.fullmatch(r"(\d{1,12})(?:([dhms])|([KMG])B?)?", part)
@@ -286,7 +289,7 @@ class DispatcherSettings(Shared, frozen=True, kw_only=True):
 
 
 def is_loopback(host: str) -> bool:
-    """``localhost`` and the addresses of the loopback networks; a name is never looked up."""
+    """Whether ``host`` is ``localhost`` or an address of the loopback networks; a name is never looked up."""
     if host == "localhost":
         return True
     try:

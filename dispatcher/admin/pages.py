@@ -133,7 +133,7 @@ class Pages:
         follow = query.get("follow") == "1"
         if not follow and not path.exists():
             return JSONResponse({"message": "this function has written nothing yet"}, status_code=404)
-        return StreamingResponse(self._logs.read(path, follow=follow), media_type="text/plain; charset=utf-8")
+        return StreamingResponse(self._logs.read_log(path, follow=follow), media_type="text/plain; charset=utf-8")
 
     @staticmethod
     def _status(good: bool) -> Response:

@@ -26,7 +26,7 @@ class Server:
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> "Server":
-        """``EVERWARM_ENDPOINT``; the first of ``EVERWARM_CREDENTIALS``, else AWS's two variables."""
+        """The server at ``EVERWARM_ENDPOINT``, with the first of ``EVERWARM_CREDENTIALS``, else of AWS's two variables."""
         endpoint = environ.get("EVERWARM_ENDPOINT") or DEFAULT_ENDPOINT
         endpoint = parse_variable("EVERWARM_ENDPOINT", endpoint, url("http", "https"))
         given = environ.get("EVERWARM_CREDENTIALS")
@@ -36,29 +36,29 @@ class Server:
         return cls(endpoint, Credential(key, secret, "") if key and secret else None)
 
     def healthy(self) -> bool:
-        """Whether it can run a function now; answers within a second or so."""
+        """Whether the server can run a function now; answers within a second or so."""
         try:
-            with self._ask("GET", "/_everwarm/health", timeout_s=1) as response:
+            with self._request("GET", "/_everwarm/health", timeout_s=1) as response:
                 return response.status == 200
         except ServerError:
             return False
 
     def json(self, path: str) -> Any:
         """The JSON document of a page, which is an object."""
-        with self._ask("GET", path, timeout_s=10) as response:
+        with self._request("GET", path, timeout_s=10) as response:
             return self._document(response)
 
     def post(self, path: str, document: object) -> Any:
         """Send a JSON document to a page; the one it answers."""
-        with self._ask("POST", path, json.dumps(document).encode(), timeout_s=60) as response:
+        with self._request("POST", path, json.dumps(document).encode(), timeout_s=60) as response:
             return self._document(response)
 
     def lines(self, path: str) -> Iterator[bytes]:
-        """The lines of a page as they come; it may never end."""
-        with self._ask("GET", path, timeout_s=None) as response:
+        """The lines of a page as they come; a page may never end."""
+        with self._request("GET", path, timeout_s=None) as response:
             yield from response
 
-    def _ask(
+    def _request(
         self, method: str, path: str, body: bytes | None = None, *, timeout_s: float | None
     ) -> http.client.HTTPResponse:
         parts = urlsplit(self.endpoint)

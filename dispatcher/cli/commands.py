@@ -67,7 +67,7 @@ def _up(
     concurrency: int | None,
 ) -> None:
     """Run everything on this machine, in the foreground, until Ctrl-C."""
-    from dispatcher.cli.up import run
+    from dispatcher.cli.up import run_all
 
     environ = _environ(
         EVERWARM_HOST=host,
@@ -77,7 +77,7 @@ def _up(
         EVERWARM_CONCURRENCY=concurrency,
         LAMBDA_EXECUTOR=None if mode == "auto" else mode,
     )
-    sys.exit(run(environ, workers))
+    sys.exit(run_all(environ, workers))
 
 
 @main.command("dispatcher")
@@ -157,9 +157,9 @@ def _filters(command: Callable[..., None]) -> Callable[..., None]:
 def _invocations_get(endpoint: str | None, request_id: str, as_json: bool) -> None:
     """Show everything about one: its attempts, errors, logs and result."""
     from dispatcher.cli.client import Server
-    from dispatcher.cli.invocations import show
+    from dispatcher.cli.invocations import show_event
 
-    show(Server.of(_environ(EVERWARM_ENDPOINT=endpoint)), request_id, as_json=as_json)
+    show_event(Server.of(_environ(EVERWARM_ENDPOINT=endpoint)), request_id, as_json=as_json)
 
 
 @_invocations.command("list")
@@ -170,9 +170,9 @@ def _invocations_get(endpoint: str | None, request_id: str, as_json: bool) -> No
 def _invocations_list(endpoint: str | None, as_json: bool, limit: int, **filters: str | None) -> None:
     """Show the newest."""
     from dispatcher.cli.client import Server
-    from dispatcher.cli.invocations import show_list
+    from dispatcher.cli.invocations import show_events
 
-    show_list(Server.of(_environ(EVERWARM_ENDPOINT=endpoint)), filters, limit, as_json=as_json)
+    show_events(Server.of(_environ(EVERWARM_ENDPOINT=endpoint)), filters, limit, as_json=as_json)
 
 
 @_invocations.command("cancel")
@@ -188,22 +188,22 @@ def _invocations_cancel(
     if (request_id is not None) + everything + any(filters.values()) != 1:
         raise click.UsageError("name a REQUEST_ID, or filters, or --all")
     from dispatcher.cli.client import Server
-    from dispatcher.cli.invocations import cancel, cancel_matching
+    from dispatcher.cli.invocations import cancel_event, cancel_events
 
     server = Server.of(_environ(EVERWARM_ENDPOINT=endpoint))
     if request_id is not None:
-        cancel(server, request_id, as_json=as_json)
+        cancel_event(server, request_id, as_json=as_json)
     else:
-        cancel_matching(server, filters, as_json=as_json)
+        cancel_events(server, filters, as_json=as_json)
 
 
 @main.command("doctor")
 @_JSON
 def _doctor(as_json: bool) -> None:
     """Look at this machine: interpreters, Redis, Docker, the default mode and why, every setting."""
-    from dispatcher.cli.doctor import run
+    from dispatcher.cli.doctor import run_doctor
 
-    sys.exit(run(dict(os.environ), as_json=as_json))
+    sys.exit(run_doctor(dict(os.environ), as_json=as_json))
 
 
 _REGISTRY = click.option(
@@ -225,9 +225,9 @@ def _images() -> None:
 @click.argument("runtime", nargs=-1)
 def _images_build(registry: str, runtime: tuple[str, ...]) -> None:
     """Build the images of these runtimes, by default of all in `everwarm images list`."""
-    from dispatcher.cli.images import build
+    from dispatcher.cli.images import build_images
 
-    sys.exit(build(registry, runtime))
+    sys.exit(build_images(registry, runtime))
 
 
 @_images.command("list")
@@ -235,14 +235,14 @@ def _images_build(registry: str, runtime: tuple[str, ...]) -> None:
 @_JSON
 def _images_list(registry: str, as_json: bool) -> None:
     """Show the runtimes whose images can be built, and which are there."""
-    from dispatcher.cli.images import show
+    from dispatcher.cli.images import show_images
 
-    show(registry, as_json=as_json)
+    show_images(registry, as_json=as_json)
 
 
 @main.command("demo")
 def _demo() -> None:
     """Start everything, run the sample functions, show what they answer and how long it took, and clean up."""
-    from dispatcher.cli.demo import run
+    from dispatcher.cli.demo import run_demo
 
-    sys.exit(run(dict(os.environ)))
+    sys.exit(run_demo(dict(os.environ)))

@@ -37,7 +37,7 @@ _EVENT: Final = {"name": "Ada"}
 _WARM_CALLS: Final = 50
 _START_S: Final = 60.0
 _STOP_S: Final = 12.0
-#: Of the caller's settings only what says how functions run on this machine.
+#: The only settings of the caller that the demo keeps: what says how functions run on this machine.
 _KEPT: Final = frozenset({"EVERWARM_LOCAL_RUNTIMES", "EVERWARM_LOCAL_UIDS"})
 
 
@@ -62,8 +62,11 @@ class Result(NamedTuple):
     """Median."""
 
 
-def run(environ: Mapping[str, str]) -> int:
-    """Show everything; 1 when a sample was not kept warm. Raises :class:`UpError` when the server does not start."""
+def run_demo(environ: Mapping[str, str]) -> int:
+    """Show every sample; the exit status, 1 when a sample was not kept warm.
+
+    Raises :class:`UpError` when the server does not start.
+    """
     signal.signal(signal.SIGTERM, _interrupt)
     own = {
         name: value for name, value in environ.items() if name in _KEPT or not name.startswith(("EVERWARM_", "LAMBDA_"))
@@ -86,7 +89,7 @@ def run(environ: Mapping[str, str]) -> int:
         )
         results = []
         for sample in samples:
-            result = _try(client, sample)
+            result = _call_sample(client, sample)
             results.append(result)
             console.print(f"{sample.title} ({sample.runtime})", style="bold")
             console.print(f"  result  {json.dumps(result.answer)}")
@@ -147,7 +150,7 @@ def _server(environ: Mapping[str, str]) -> Iterator[str]:
             raise
         finally:
             process.terminate()
-            _wait(process)
+            _await_end(process)
     finally:
         shutil.rmtree(folder)
 
@@ -161,7 +164,7 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", endpoint: str, log: Pa
         time.sleep(0.05)
 
 
-def _wait(process: "subprocess.Popen[bytes]") -> None:
+def _await_end(process: "subprocess.Popen[bytes]") -> None:
     try:
         process.wait(_STOP_S)
     except subprocess.TimeoutExpired:
@@ -169,7 +172,7 @@ def _wait(process: "subprocess.Popen[bytes]") -> None:
         process.wait()
 
 
-def _try(client: "LambdaClient", sample: Sample) -> Result:
+def _call_sample(client: "LambdaClient", sample: Sample) -> Result:
     client.create_function(
         FunctionName=sample.name,
         Runtime=sample.runtime,

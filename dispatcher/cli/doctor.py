@@ -17,7 +17,7 @@ from rich.text import Text
 from dispatcher import settings as dispatcher_settings
 from dispatcher.cli import redis
 from dispatcher.cli.client import Server
-from dispatcher.cli.mode import choose, find_docker
+from dispatcher.cli.mode import choose_mode, find_docker
 from dispatcher.cli.part import ask_worker
 from dispatcher.cli.show import terminal
 from dispatcher.settings import DispatcherSettings
@@ -30,7 +30,7 @@ _FREE_DISK = 1 << 30
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One thing that was looked at."""
+    """One thing that was examined."""
 
     name: str
     state: State
@@ -44,18 +44,18 @@ class Report(msgspec.Struct, frozen=True):
     settings: list[Row]
 
 
-def run(environ: Mapping[str, str], *, as_json: bool) -> int:
-    """Print the report; 1 when there is a problem."""
+def run_doctor(environ: Mapping[str, str], *, as_json: bool) -> int:
+    """Print the report; the exit status, 1 when there is a problem."""
     report = examine(environ)
     if as_json:
         print(json.dumps(msgspec.to_builtins(report)))
     else:
-        _show(report)
+        _show_report(report)
     return int(any(check.state == "problem" for check in report.checks))
 
 
 def examine(environ: Mapping[str, str]) -> Report:
-    """Look at everything; an invalid setting ends it early, as it would end the start."""
+    """Examine everything; an invalid setting ends that early, as it would end the start."""
     checks = [_python()]
     try:
         settings = dispatcher_settings.read(environ)
@@ -88,7 +88,7 @@ def _python() -> Check:
 
 def _mode(settings: DispatcherSettings, docker: str | None) -> Check:
     try:
-        choice = choose(settings, docker)
+        choice = choose_mode(settings, docker)
     except SettingError as error:
         return Check("mode", "problem", str(error))
     return Check("mode", "ok", f"{choice.mode}: {choice.why}")
@@ -131,7 +131,9 @@ def _isolation(settings: DispatcherSettings) -> list[Check]:
     uids = settings.local_uids
     taken = [user.pw_name for user in pwd.getpwall() if user.pw_uid in uids]
     if taken:
-        return [Check("isolation", "problem", f"EVERWARM_LOCAL_UIDS holds users of this machine: {', '.join(taken)}")]
+        return [
+            Check("isolation", "problem", f"EVERWARM_LOCAL_UIDS contains users of this machine: {', '.join(taken)}")
+        ]
     if not all(_mapped(uid, Path("/proc/self/uid_map").read_text()) for uid in (uids.start, uids.stop - 1)):
         text = f"user ids {uids.start}-{uids.stop - 1} do not exist in this container: set EVERWARM_LOCAL_UIDS to some that do"
         return [Check("isolation", "problem", text)]
@@ -168,7 +170,7 @@ def _port(settings: DispatcherSettings) -> Check:
     )
 
 
-def _show(report: Report) -> None:
+def _show_report(report: Report) -> None:
     console = terminal()
     checks = Table(box=None, show_header=False)
     for check in report.checks:

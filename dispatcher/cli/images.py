@@ -9,14 +9,14 @@ import click
 from dispatcher.cli.part import PYTHON, PartError
 
 
-def build(registry: str, runtimes: Sequence[str]) -> int:
-    """Build images; the lines and the status are the worker side's."""
+def build_images(registry: str, runtimes: Sequence[str]) -> int:
+    """Build images; the lines printed and the exit status are the worker side's."""
     command = [*PYTHON, "-m", "workers.images.build", "--registry", registry, "--", *runtimes]
     return subprocess.run(command, check=False).returncode
 
 
-def show(registry: str, *, as_json: bool) -> None:
-    """A line for each image that can be built."""
+def show_images(registry: str, *, as_json: bool) -> None:
+    """Print a line for each image that can be built."""
     command = [*PYTHON, "-m", "workers.images.state", registry]
     done = subprocess.run(command, check=False, capture_output=True)
     if done.returncode != 0:

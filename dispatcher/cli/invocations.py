@@ -23,7 +23,7 @@ _COLOURS: Final = {
 }  # fmt: skip
 
 
-def show_list(server: Server, filters: Mapping[str, str | None], limit: int, *, as_json: bool) -> None:
+def show_events(server: Server, filters: Mapping[str, str | None], limit: int, *, as_json: bool) -> None:
     """Print the newest that match: a table, or the server's own document."""
     query = urlencode({**_given(filters), "limit": str(limit)})
     found = server.json(f"{_PAGE}?{query}")
@@ -43,7 +43,7 @@ def show_list(server: Server, filters: Mapping[str, str | None], limit: int, *, 
         terminal().print(f"(the newest {limit}; more with --limit, older ones with --until)")
 
 
-def show(server: Server, request_id: str, *, as_json: bool) -> None:
+def show_event(server: Server, request_id: str, *, as_json: bool) -> None:
     """Print everything about one event."""
     found = server.json(_path(request_id))
     if as_json:
@@ -103,13 +103,13 @@ def _block(console: Console, title: str, text: str) -> None:
             console.print(Text(f"    {_printable(line)}"), soft_wrap=True)
 
 
-def cancel(server: Server, request_id: str, *, as_json: bool) -> None:
+def cancel_event(server: Server, request_id: str, *, as_json: bool) -> None:
     """Cancel one event."""
     found = server.post(f"{_path(request_id)}/cancel", {})
     print(json.dumps(found) if as_json else f"cancelled {request_id}")
 
 
-def cancel_matching(server: Server, filters: Mapping[str, str | None], *, as_json: bool) -> None:
+def cancel_events(server: Server, filters: Mapping[str, str | None], *, as_json: bool) -> None:
     """Cancel what matches (without filters: everything), with as many requests as it takes."""
     given = _given(filters) or {"all": True}
     total, request_ids, more = 0, [], True
@@ -131,7 +131,7 @@ def _path(request_id: str) -> str:
 
 
 def _given(filters: Mapping[str, str | None]) -> dict[str, Any]:
-    """What was given. An ARN as the function says account and region too, where no options of their own do."""
+    """The filters that were given. An ARN as the function gives account and region too, unless they have options of their own."""
     given = {name: _checked(f"--{name}", value) for name, value in filters.items() if value is not None}
     if (function := given.pop("function", None)) is not None:
         given = {**_function(function), **given}
@@ -156,7 +156,7 @@ def _function(text: str) -> dict[str, str]:
 
 
 def _checked(name: str, text: str) -> str:
-    """Text that can be sent."""
+    """``text`` if it can be sent."""
     if not text:
         raise SettingError(name, repr(text), "must not be empty")
     try:

@@ -22,8 +22,8 @@ class Choice(NamedTuple):
     why: str
 
 
-def choose(settings: Shared, daemon: str | None) -> Choice:
-    """``LAMBDA_EXECUTOR``, else docker where a daemon answers, else local; never another mode than the one asked for.
+def choose_mode(settings: Shared, daemon: str | None) -> Choice:
+    """The default mode: ``LAMBDA_EXECUTOR``, else docker where a daemon answers, else local; never another than was asked for.
 
     ``daemon`` is what :func:`find_docker` found. Raises ``SettingError``.
     """
@@ -60,7 +60,7 @@ def find_docker(environ: Mapping[str, str]) -> str | None:
             "unix:///run/podman/podman.sock",
         ]
     )
-    return next((address for address in candidates if _pings(address)), None)
+    return next((address for address in candidates if _answers_ping(address)), None)
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -74,7 +74,7 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def _pings(address: str) -> bool:
+def _answers_ping(address: str) -> bool:
     parts = urlsplit(address)
     if parts.scheme == "unix":
         connection: http.client.HTTPConnection = _UnixConnection(parts.path)

@@ -48,14 +48,14 @@ def _serve(settings: DispatcherSettings) -> None:
 
     try:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        serve.run(settings)
+        serve.serve_until_signal(settings)
     except (CatalogBusy, SchemaTooNew) as error:
         raise PartError(str(error)) from None
     except OSError as error:
         raise PartError(f"{error.strerror}: {error.filename or settings.endpoint}") from error
     except Exception as error:
         if type(error).__module__.startswith("sqlalchemy."):
-            # Its further lines would show the statement and its parameters.
+            # Further lines of the error would show the statement and its parameters.
             where = redis.without_password(settings.database_url)
             logger.critical("the catalog's database %s can't be used: %s", where, str(error).partition("\n")[0])
         else:
@@ -64,7 +64,7 @@ def _serve(settings: DispatcherSettings) -> None:
 
 
 def run_worker(environ: Mapping[str, str]) -> NoReturn:
-    """Become a worker process; raises ``SettingError`` when a setting of its is invalid, and ``RedisError``."""
+    """Become a worker process; raises ``SettingError`` when one of the worker's settings is invalid, and ``RedisError``."""
     check_worker(environ)
     settings = shared.read(shared.Shared, environ)
     log.configure("worker", settings.log, debug=settings.debug)

@@ -1,6 +1,6 @@
 """Child processes that end with their parent, however that ends.
 
-Linux' parent death signal is set between fork and exec, so it also holds for foreign programs (Redis); it stays over exec
+Linux' parent death signal is set between fork and exec, so it works for foreign programs (Redis) too; it stays over exec
 and is sent by the kernel when the parent is killed. The signal is tied to the THREAD that started the child: start
 children from the main thread only.
 """
@@ -42,7 +42,7 @@ def _end_with(parent: int) -> Callable[[], None]:
         if _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "prctl")
         if os.getppid() != parent:
-            # It died before the signal was set.
+            # The parent died before the signal was set.
             os._exit(1)
 
     return prepare

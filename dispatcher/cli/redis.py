@@ -72,13 +72,13 @@ class EmbeddedRedis:
 
     @property
     def url(self) -> str:
-        """As redis-py writes it; holds the password."""
+        """The URL of this Redis as redis-py writes it, with the password in it."""
         if self._socket:
             return f"unix://:{self._password}@{self._socket}?db=0"
         return f"redis://:{self._password}@127.0.0.1:{self._port}/0"
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start it and wait until it answers; raises :class:`RedisError`."""
+        """Start the process and wait until it answers; raises :class:`RedisError`."""
         if self._socket:
             self._socket.unlink(missing_ok=True)
         descriptor = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

@@ -34,7 +34,7 @@ def terminal() -> Console:
 
 
 def _ago(last_use_ms: int | None) -> str:
-    """``last_use_ms`` is Unix time in ms."""
+    """How long ago ``last_use_ms`` (Unix time in ms) was."""
     if not last_use_ms:
         return "-"
     return f"{timedelta(seconds=max(0, round(time.time() - last_use_ms / 1000)))} ago"

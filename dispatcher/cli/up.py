@@ -25,7 +25,7 @@ import msgspec
 from dispatcher import settings as dispatcher_settings
 from dispatcher.cli import redis
 from dispatcher.cli.client import Server
-from dispatcher.cli.mode import Choice, choose, find_docker
+from dispatcher.cli.mode import Choice, choose_mode, find_docker
 from dispatcher.cli.part import INVALID_SETTING, PYTHON, check_worker
 from dispatcher.cli.process import spawn
 from dispatcher.settings import DispatcherSettings
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 
 class UpError(Exception):
-    """It can't start, or can't go on; one line for people."""
+    """Everwarm can't start, or can't go on; one line for people."""
 
 
 class Part:
@@ -64,12 +64,12 @@ class Part:
         self._started = 0.0
 
     def start(self) -> None:
-        """Start it now."""
+        """Start the process now."""
         self._started = time.monotonic()
         self.process = self._start()
 
     def died(self) -> int | None:
-        """Its status, once, when it has ended (negative: by that signal); sets ``due``."""
+        """The process' exit status, once, when it has ended (negative: by that signal); sets ``due``."""
         if self.process is None or self.process.poll() is None:
             return None
         status = self.process.returncode
@@ -81,26 +81,26 @@ class Part:
 
     @property
     def delay_s(self) -> float:
-        """How long it waits before the next start."""
+        """How long the part waits before its next start, in seconds."""
         return _DELAYS_S[min(max(self.deaths, 1), len(_DELAYS_S)) - 1]
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal if it runs."""
+        """Send a signal if the process runs."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(number)
 
     @property
     def running(self) -> bool:
-        """Whether its process lives."""
+        """Whether the process lives."""
         return self.process is not None and self.process.poll() is None
 
 
-def run(environ: Mapping[str, str], workers: int) -> int:
-    """Run until a signal; the exit status. Raises ``SettingError``, ``RedisError``, :class:`UpError`."""
+def run_all(environ: Mapping[str, str], workers: int) -> int:
+    """Run everything until a signal; the exit status. Raises ``SettingError``, ``RedisError``, :class:`UpError`."""
     settings = dispatcher_settings.read(environ)
     check_worker(environ)
     daemon = find_docker(environ)
-    choice = choose(settings, daemon)
+    choice = choose_mode(settings, daemon)
     log.configure("up", settings.log, debug=settings.debug)
     for line in shared.warnings(environ):
         logger.warning(line)
@@ -125,7 +125,7 @@ def _start_line(settings: DispatcherSettings, choice: Choice) -> str:
 
 @contextmanager
 def _locked(data_dir: Path) -> Iterator[None]:
-    """Hold the data directory, which is created for this user only."""
+    """Lock the data directory, which is created for this user only."""
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = os.fdopen(os.open(data_dir / "up.lock", os.O_RDWR | os.O_CREAT, 0o600), "r+")
@@ -211,15 +211,15 @@ class Supervisor:
         return Part("redis", embedded.start)
 
     def run(self) -> int:
-        """Until a signal: 0. Raises :class:`UpError` when a part can't be started at all."""
+        """Supervise until a signal; the exit status, 0. Raises :class:`UpError` when a part can't be started at all."""
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
         try:
             for part in self._all():
                 part.start()
             while not self._told_to_stop():
-                self._tend()
+                self._tend_parts()
         finally:
-            self._stop()
+            self._stop_parts()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return 0
 
@@ -233,8 +233,8 @@ class Supervisor:
         found = signal.sigtimedwait(_WATCHED, max(wait, 0.0))
         return found is not None and found.si_signo in _STOP
 
-    def _tend(self) -> None:
-        """Start again what died, and look whether all is ready."""
+    def _tend_parts(self) -> None:
+        """Start again what died, and find out whether all is ready."""
         for part in self._all():
             status = part.died()
             if status is not None:
@@ -242,7 +242,7 @@ class Supervisor:
             elif part.process is None and time.monotonic() >= part.due:
                 self._restart(part)
         if not self._ready:
-            self._look_whether_ready()
+            self._check_ready()
 
     def _report_death(self, part: Part, status: int) -> None:
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
@@ -260,7 +260,7 @@ class Supervisor:
             return
         logger.info("%s is started again", part.name)
 
-    def _look_whether_ready(self) -> None:
+    def _check_ready(self) -> None:
         self._ready = self._server.healthy()
         if self._ready:
             click.echo(f"Everwarm is ready at {self._here} (Ctrl-C stops it).")
@@ -270,18 +270,18 @@ class Supervisor:
                 "not ready after %g s: the dispatcher at %s can't run a function yet", _SLOW_START_S, self._here
             )
 
-    def _stop(self) -> None:
+    def _stop_parts(self) -> None:
         if self._ready:
             click.echo(f"Everwarm stops; running calls get up to {self._drain_s:g} s (Ctrl-C again: none).")
         for part in self._parts:
             part.signal(signal.SIGTERM)
-        self._wait(self._parts, self._drain_s + _KILL_AFTER_DRAIN_S)
+        self._await_parts(self._parts, self._drain_s + _KILL_AFTER_DRAIN_S)
         if self._redis:
             self._redis.signal(signal.SIGTERM)
-            self._wait([self._redis], _REDIS_STOP_S)
+            self._await_parts([self._redis], _REDIS_STOP_S)
 
-    def _wait(self, parts: list[Part], patience_s: float) -> None:
-        """Until all have ended; those that live on at the end, or at another signal to stop, are killed."""
+    def _await_parts(self, parts: list[Part], patience_s: float) -> None:
+        """Wait until all have ended; those that live on at the end, or at another signal to stop, are killed."""
         deadline = time.monotonic() + patience_s
         while any(part.running for part in parts) and (left := deadline - time.monotonic()) > 0:
             found = signal.sigtimedwait(_WATCHED, left)

@@ -87,8 +87,8 @@ class CodeStore:
         limits = Limits(unpacked_bytes=settings.code_unzipped_bytes, time_s=settings.code_extract_s)
         return cls(settings.data_dir / "code", secret, limits, settings.code_zipped_bytes)
 
-    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Slow work on code, in threads of its own: uploads must not hold up what else the process does in threads."""
+    async def run_in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Slow work on code, in threads of its own: uploads must not delay what else the process does in threads."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(*args, **kwargs))
 
     # --- storing ---
@@ -96,20 +96,20 @@ class CodeStore:
     async def put(self, data: bytes) -> StoredZip:
         """Check and keep a zip. Raises AWS's errors for what is no zip, too large, or unsafe."""
         self._check_size(len(data))
-        return await self.run(self._put, io.BytesIO(data))
+        return await self.run_in_thread(self._put, io.BytesIO(data))
 
     async def put_file(self, file: IO[bytes]) -> StoredZip:
-        """As :meth:`put`, from a seekable file that came by S3: there only the unpacked size is limited, as on AWS."""
-        return await self.run(self._put, file)
+        """Check and keep a zip from a seekable file that came by S3: there only the unpacked size is limited, as on AWS."""
+        return await self.run_in_thread(self._put, file)
 
     async def check(self, data: bytes) -> StoredZip:
-        """As :meth:`put`, and keeps nothing."""
+        """Check a zip as :meth:`put` does, and keep nothing."""
         self._check_size(len(data))
-        return await self.run(self._check, io.BytesIO(data))
+        return await self.run_in_thread(self._check, io.BytesIO(data))
 
     async def check_file(self, file: IO[bytes]) -> StoredZip:
-        """As :meth:`put_file`, and keeps nothing."""
-        return await self.run(self._check, file)
+        """Check a zip as :meth:`put_file` does, and keep nothing."""
+        return await self.run_in_thread(self._check, file)
 
     def _check_size(self, size: int) -> None:
         if size > self._zipped_bytes:
@@ -203,7 +203,7 @@ class CodeStore:
 
     async def collect(self, in_use: Collection[str]) -> int:
         """Remove the zips that are not ``in_use`` and older than the grace period; how many were removed."""
-        return await self.run(self._collect, in_use)
+        return await self.run_in_thread(self._collect, in_use)
 
     def _collect(self, in_use: Collection[str]) -> int:
         removed = 0
@@ -227,18 +227,18 @@ class Collector:
         self._store = store
         self._in_use = in_use
 
-    async def run_once(self) -> int:
-        """How many zips were removed."""
+    async def collect_unused(self) -> int:
+        """Remove what nothing needs; how many zips that were."""
         removed = await self._store.collect(await self._in_use())
         if removed:
             _log.info("removed %d zips that no function needs", removed)
         return removed
 
-    async def run(self, every_s: float = GRACE_S) -> None:
-        """Until cancelled."""
+    async def collect_forever(self, every_s: float = GRACE_S) -> None:
+        """Remove what nothing needs, again every ``every_s`` seconds, until cancelled."""
         while True:
             try:
-                await self.run_once()
+                await self.collect_unused()
             except AwsError as error:
                 _log.warning("looking for zips that no function needs failed: %s", error)
             await asyncio.sleep(every_s)

@@ -49,9 +49,9 @@ Send = Callable[[Message], Awaitable[None]]
 Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 PAGES: Final = "/_everwarm"
-#: They say whether the process lives and nothing more, to probes that call it by whatever address it has.
+#: Pages that say whether the process lives and nothing more, to probes that call it by whatever address it has.
 OPEN_PAGES: Final = frozenset({f"{PAGES}/live", f"{PAGES}/ready"})
-#: Its URLs carry a signature of their own, which the page checks.
+#: Zips for workers and callers: the URLs carry a signature of their own, which the page checks.
 CODE_PAGES: Final = f"{PAGES}/code/"
 METRICS_PAGE: Final = f"{PAGES}/metrics"
 _PAGE_BYTES: Final = 16 * 1024 * 1024
@@ -122,7 +122,7 @@ def server_config(app: Asgi, settings: DispatcherSettings) -> uvicorn.Config:
 
 
 class Application:
-    """See the module's docstring."""
+    """The ASGI application: see the module's docstring."""
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class Application:
         self._document_bytes = -(-settings.code_zipped_bytes * 4 // 3)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Answer one request or websocket; see :data:`Asgi`."""
         if scope["type"] == "lifespan":
             await self._pages(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -170,11 +170,11 @@ class Application:
         except Exception:
             _logger.exception("request failed", extra={"request_id": request_id})
             response = HttpResponse(*encode_error(AwsError("ServiceException", "An internal error occurred.")))
-        await _send(send, response, request_id)
+        await _send_response(send, response, request_id)
 
     async def _answer(self, path: str, scope: Scope, receive: Receive, request_id: str) -> HttpResponse:
         raw_headers = scope["headers"]
-        self._guard.check(raw_headers, scope)
+        self._guard.check_request(raw_headers, scope)
         query = scope["query_string"].decode("latin-1")
         operation, segments = self._routes.match(scope["method"], path, query)
         headers: dict[bytes, bytes] = dict(raw_headers)
@@ -184,8 +184,8 @@ class Application:
         handler = self._handlers.get(operation.name)
         if handler is None:
             raise AwsError("NotImplemented", f"Everwarm does not have the operation {operation.name} yet.")
-        limit = self._limit(operation, headers)
-        body = await _read(receive, headers, limit, lambda: _too_large(operation, limit))
+        limit = self._body_limit(operation, headers)
+        body = await _read_body(receive, headers, limit, lambda: _too_large(operation, limit))
 
         def understand() -> dict[str, Any]:
             claim.check_body(request, body)
@@ -208,7 +208,7 @@ class Application:
     def _claim(self, request: Request) -> Claim:
         return claim_of(request, self._settings.credentials, self._secret, datetime.now(UTC))
 
-    def _limit(self, operation: Operation, headers: Mapping[bytes, bytes]) -> int:
+    def _body_limit(self, operation: Operation, headers: Mapping[bytes, bytes]) -> int:
         """The longest body that the operation takes, in bytes."""
         if operation.name not in {"Invoke", "InvokeWithResponseStream", "InvokeAsync"}:
             return self._document_bytes
@@ -223,7 +223,7 @@ class Application:
         """
         if path in OPEN_PAGES:
             return None, receive
-        self._guard.check(scope["headers"], scope)
+        self._guard.check_request(scope["headers"], scope)
         headers: dict[bytes, bytes] = dict(scope["headers"])
         if FUNCTION_HEADER in headers or TOKEN_HEADER in headers:
             raise AwsError("AccessDeniedException", "Functions may not see these pages.")
@@ -233,7 +233,7 @@ class Application:
             return None, receive
         request = Request(scope["method"], path, scope["query_string"].decode("latin-1"), scope["headers"], headers)
         claim = self._claim(request)
-        body = await _read(receive, headers, _PAGE_BYTES, lambda: _page_too_large(path))
+        body = await _read_body(receive, headers, _PAGE_BYTES, lambda: _page_too_large(path))
         claim.check_body(request, body)
         return claim.identity.account, _replay(body, receive)
 
@@ -263,8 +263,10 @@ def _page_too_large(path: str) -> AwsError:
     return AwsError("RequestEntityTooLargeException", f"Request must be smaller than {_PAGE_BYTES} bytes for {path}")
 
 
-async def _read(receive: Receive, headers: Mapping[bytes, bytes], limit: int, error: Callable[[], AwsError]) -> bytes:
-    """The whole body, of ``limit`` bytes at most; a declared length is believed before anything is read."""
+async def _read_body(
+    receive: Receive, headers: Mapping[bytes, bytes], limit: int, error: Callable[[], AwsError]
+) -> bytes:
+    """The whole body, of ``limit`` bytes at most (else ``error``); a declared length is believed before anything is read."""
     if int(headers.get(b"content-length", b"0")) > limit:
         raise error()
     chunks: list[bytes] = []
@@ -284,7 +286,7 @@ async def _read(receive: Receive, headers: Mapping[bytes, bytes], limit: int, er
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """A body that has been read, given again; then whatever comes."""
+    """A ``receive`` that gives a body that has been read once more, then whatever comes."""
     messages = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive_again() -> Message:
@@ -293,7 +295,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return receive_again
 
 
-async def _send(send: Send, response: HttpResponse, request_id: str) -> None:
+async def _send_response(send: Send, response: HttpResponse, request_id: str) -> None:
     headers = [(b"x-amzn-requestid", request_id.encode()), _JSON, *response.headers]
     if response.status != 204:  # A 204 has no body, and says nothing of its length.
         headers.append((b"content-length", str(len(response.body)).encode()))

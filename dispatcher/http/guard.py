@@ -26,7 +26,7 @@ class Guard:
         self._everywhere = settings.host in {"0.0.0.0", "::"}  # noqa: S104  compared, not bound
         self.is_known = lru_cache(maxsize=256)(self._is_known)
 
-    def check(self, headers: list[tuple[bytes, bytes]], scope: Mapping[str, Any]) -> None:
+    def check_request(self, headers: list[tuple[bytes, bytes]], scope: Mapping[str, Any]) -> None:
         """Raises ``AccessDeniedException`` for a request that must not be served."""
         refused = scope.get(REFUSED)
         if refused:

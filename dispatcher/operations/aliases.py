@@ -53,7 +53,7 @@ async def get_alias(call: Call, request: Request) -> Response:
 
 @operation("UpdateAlias")
 async def update_alias(call: Call, request: Request) -> Response:
-    """Changes the members that the request has."""
+    """Change the members that the request has."""
     key = key_of(call, "UpdateAlias", request["FunctionName"])
     wanted = AliasChange(request.get("FunctionVersion"), request.get("Description"), _weights(request))
     alias = await call.services.catalog.write(aliases.change, key, request["Name"], request.get("RevisionId"), wanted)

@@ -45,7 +45,7 @@ async def get_function_concurrency(call: Call, request: Request) -> Response:
 
 @operation("DeleteFunctionConcurrency")
 async def delete_function_concurrency(call: Call, request: Request) -> Response:
-    """Back to the account's common concurrency."""
+    """Put the function back to the account's common concurrency."""
     await call.services.catalog.write(concurrency.clear, _unqualified(call, "DeleteFunctionConcurrency", request))
     return {}
 

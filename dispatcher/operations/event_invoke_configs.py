@@ -40,20 +40,20 @@ def _change(request: Request) -> EventConfigChange:
 
 
 def _arn(destination: dict[str, Any] | None) -> str | None:
-    """Empty for ``{}``: that is how AWS itself shows that there is no destination."""
+    """The ARN of a destination; empty for ``{}``, which is how AWS itself shows that there is none."""
     return None if destination is None else destination.get("Destination") or ""
 
 
 @operation("PutFunctionEventInvokeConfig")
 async def put_function_event_invoke_config(call: Call, request: Request) -> Response:
-    """Replaces the whole configuration of a qualifier."""
+    """Replace the whole configuration of a qualifier."""
     key, qualifier = qualified(call, "PutFunctionEventInvokeConfig", request)
     return _describe(await call.services.catalog.write(event_configs.put, key, qualifier, _change(request)))
 
 
 @operation("UpdateFunctionEventInvokeConfig")
 async def update_function_event_invoke_config(call: Call, request: Request) -> Response:
-    """Changes the members that the request has."""
+    """Change the members that the request has."""
     key, qualifier = qualified(call, "UpdateFunctionEventInvokeConfig", request)
     return _describe(await call.services.catalog.write(event_configs.update, key, qualifier, _change(request)))
 
@@ -67,7 +67,7 @@ async def get_function_event_invoke_config(call: Call, request: Request) -> Resp
 
 @operation("DeleteFunctionEventInvokeConfig")
 async def delete_function_event_invoke_config(call: Call, request: Request) -> Response:
-    """Back to AWS's defaults."""
+    """Put a qualifier back to AWS's defaults."""
     key, qualifier = qualified(call, "DeleteFunctionEventInvokeConfig", request)
     await call.services.catalog.write(event_configs.remove, key, qualifier)
     return {}

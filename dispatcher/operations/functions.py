@@ -124,7 +124,7 @@ async def update_function_code(call: Call, request: Request) -> Response:
 
 @operation("UpdateFunctionConfiguration")
 async def update_function_configuration(call: Call, request: Request) -> Response:
-    """Changes the members that the request has; the others stay."""
+    """Change the members that the request has; the others stay."""
     key = key_of(call, "UpdateFunctionConfiguration", request["FunctionName"])
     settings = call.services.settings
     version = await call.services.catalog.write(
@@ -139,7 +139,7 @@ async def update_function_configuration(call: Call, request: Request) -> Respons
 
 
 async def _supersede(call: Call, key: FunctionKey) -> None:
-    """No idle environment of ``$LATEST`` as it was is needed any more."""
+    """Have environments retired that idle with ``$LATEST`` as it was."""
     target = await call.services.catalog.resolve(key.account, key.region, key.name)
     await call.services.fleet.supersede(f"{key.account}:{key.region}:{key.name}", LATEST, target.spec.revision)
 

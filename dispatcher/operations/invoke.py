@@ -1,4 +1,4 @@
-"""Invoke: from a request to an invocation on the queue, and from its outcome to AWS's answer."""
+"""Invoke: from a request to an invocation or an accepted event, and from an outcome to AWS's answer."""
 
 import base64
 import binascii
@@ -82,7 +82,7 @@ def _check_active(target: Target) -> None:
 
 
 async def _accept(call: Call, key: FunctionKey, qualifier: str | None, payload: bytes, trace_id: str) -> None:
-    """From the return of this on the event can't be lost."""
+    """Accept an event: once this returns, the event can't be lost."""
     origin = f"function:{call.caller}" if call.caller else ""
     await call.services.ledger.accept(
         NewEvent(call.request_id, key, qualifier or "", payload or b"{}", trace_id, origin=origin)
@@ -106,7 +106,7 @@ def _answer(outcome: Outcome, *, tail: bool) -> dict[str, Any]:
 
 
 def _client_context(text: str | None) -> str:
-    """The JSON document in it, which only its runtime reads."""
+    """The JSON document in a client context, which only the function's runtime reads."""
     if not text:
         return ""
     if len(text) > _CLIENT_CONTEXT_BYTES:
@@ -120,5 +120,5 @@ def _client_context(text: str | None) -> str:
         raise AwsError(
             "InvalidRequestContentException", "Client context must be a valid Base64-encoded JSON object."
         ) from None
-    # It becomes an HTTP header in the runtime API.
+    # The document becomes an HTTP header in the runtime API.
     return document if document.isascii() and "\n" not in document else json.dumps(json.loads(document))

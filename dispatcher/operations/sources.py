@@ -39,7 +39,7 @@ async def take_code(call: Call, source: Mapping[str, Any], package_type: str, *,
     if bucket in HOT_RELOAD_BUCKETS:
         settings = call.services.settings
         roots = settings.hot_reload_roots or ()
-        return await call.services.code.run(hot_reload_code, key, roots, settings.code_extract_s)
+        return await call.services.code.run_in_thread(hot_reload_code, key, roots, settings.code_extract_s)
     return await _from_s3(call, bucket, key, source.get("S3ObjectVersion"), keep=keep)
 
 
@@ -49,7 +49,7 @@ def _zip(stored: StoredZip) -> Code:
 
 async def _from_s3(call: Call, bucket: str, key: str, version: str | None, *, keep: bool) -> Code:
     store = call.services.code
-    with await store.run(s3.fetch, call.services.settings, bucket, key, version) as file:
+    with await store.run_in_thread(s3.fetch, call.services.settings, bucket, key, version) as file:
         return _zip(await (store.put_file(file) if keep else store.check_file(file)))
 
 

@@ -114,5 +114,5 @@ def test_what_nothing_needs_goes_after_the_grace_period(store: CodeStore, clock:
     async def in_use() -> set[str]:
         return {used}
 
-    assert asyncio.run(Collector(store, in_use).run_once()) == 2
+    assert asyncio.run(Collector(store, in_use).collect_unused()) == 2
     assert {path.stem for path in files(store)} == {used, fresh}

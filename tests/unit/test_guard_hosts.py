@@ -12,7 +12,7 @@ LOOPBACK = {"server": ("127.0.0.1", 4566)}
 
 def check(settings: DispatcherSettings, *headers: tuple[bytes, bytes], scope: dict[str, object] | None = None) -> bool:
     try:
-        Guard(settings).check(list(headers), scope or LOOPBACK)
+        Guard(settings).check_request(list(headers), scope or LOOPBACK)
     except AwsError as error:
         assert (error.code, error.status) == ("AccessDeniedException", 403)
         return False

@@ -52,12 +52,12 @@ def test_a_daemon_that_does_not_answer_is_none(address: str) -> None:
 
 
 def test_the_mode_is_chosen_with_its_reason() -> None:
-    assert mode.choose(Shared(executor="local"), "unix:///s") == ("local", "LAMBDA_EXECUTOR=local")
-    assert mode.choose(Shared(), "unix:///s") == ("docker", "a Docker daemon answers at unix:///s")
-    assert mode.choose(Shared(), None) == ("local", "no Docker daemon answers")
-    assert mode.choose(Shared(executor="docker-reuse"), "unix:///s").mode == "docker-reuse"
+    assert mode.choose_mode(Shared(executor="local"), "unix:///s") == ("local", "LAMBDA_EXECUTOR=local")
+    assert mode.choose_mode(Shared(), "unix:///s") == ("docker", "a Docker daemon answers at unix:///s")
+    assert mode.choose_mode(Shared(), None) == ("local", "no Docker daemon answers")
+    assert mode.choose_mode(Shared(executor="docker-reuse"), "unix:///s").mode == "docker-reuse"
 
 
 def test_docker_without_a_daemon_names_the_mount() -> None:
     with pytest.raises(SettingError, match=r"LAMBDA_EXECUTOR=docker: no Docker daemon .*mount /var/run/docker\.sock"):
-        mode.choose(Shared(executor="docker"), None)
+        mode.choose_mode(Shared(executor="docker"), None)
