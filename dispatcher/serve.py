@@ -21,7 +21,7 @@ from dispatcher.calls.preparing import Preparing
 from dispatcher.calls.sync_calls import SyncCalls
 from dispatcher.catalog import Catalog, functions
 from dispatcher.clock import Clock
-from dispatcher.code.store import CodeStore, Collector
+from dispatcher.code.store import CodeCollector, CodeStore
 from dispatcher.events import running
 from dispatcher.events.cancelling import Canceller
 from dispatcher.function_logs import Logs
@@ -103,7 +103,7 @@ async def _parts(settings: DispatcherSettings) -> AsyncIterator[tuple[Services, 
         fleet_made.set_result(fleet)
         stack.push_async_callback(sync_calls.close)
         collector = asyncio.create_task(
-            Collector(code, lambda: catalog.read(functions.code_in_use)).collect_forever(), name="zips"
+            CodeCollector(code, lambda: catalog.read(functions.code_in_use)).collect_forever(), name="zips"
         )
         stack.push_async_callback(cancel, collector)
         logs = Logs(settings.redis_url, settings.data_dir / "logs", settings.logs_max_bytes)

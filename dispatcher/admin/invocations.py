@@ -40,11 +40,11 @@ _Page = Callable[["InvocationPages", Request], Awaitable[Response]]
 
 
 class _BadRequest(Exception):
-    """What was asked makes no sense; the text says what would."""
+    """A request that makes no sense; the text says what would."""
 
 
 def _answers_errors(page: _Page) -> _Page:
-    """Errors as JSON documents with a ``message``."""
+    """The page, with errors as JSON documents that have a ``message``."""
 
     @wraps(page)
     async def answer(self: "InvocationPages", request: Request) -> Response:
@@ -65,14 +65,14 @@ def _answers_errors(page: _Page) -> _Page:
 
 
 class InvocationPages:
-    """The endpoints, over the ledger."""
+    """The pages on asynchronous invocations, over the ledger."""
 
     def __init__(self, ledger: Ledger, canceller: Canceller) -> None:
         self._ledger = ledger
         self._canceller = canceller
 
     def routes(self) -> list[Route]:
-        """Relative to ``/_everwarm``."""
+        """The routes of these pages, relative to ``/_everwarm``."""
         return [
             Route("/invocations", self.matching),
             Route("/invocations/cancel", self.cancel_matching, methods=["POST"]),
@@ -82,7 +82,7 @@ class InvocationPages:
 
     @_answers_errors
     async def matching(self, request: Request) -> Response:
-        """The newest that match."""
+        """The newest events that match."""
         query = dict(request.query_params)
         limit = _limit(query.pop("limit", str(_DEFAULT_LIMIT)))
         found = await self._ledger.read(listing.list_events, parse_filters(query, signer_of(request.scope)), limit)
@@ -90,7 +90,7 @@ class InvocationPages:
 
     @_answers_errors
     async def one(self, request: Request) -> Response:
-        """One with its attempts and deliveries; ``?account=`` and ``?region=`` may say whose it has to be."""
+        """One event with its attempts and deliveries; ``?account=`` and ``?region=`` may say whose it has to be."""
         query, request_id = request.query_params, request.path_params["request_id"]
         account = own_account(query.get("account", ""), signer_of(request.scope))
         found = await self._ledger.read(listing.get, account, query.get("region", ""), request_id)
@@ -100,7 +100,7 @@ class InvocationPages:
 
     @_answers_errors
     async def cancel(self, request: Request) -> Response:
-        """Cancel one; 409 when it has ended."""
+        """Cancel one event; 409 when it has ended."""
         request_id, signer = request.path_params["request_id"], signer_of(request.scope)
         if signer:
             row = await self._ledger.read(cancelling.one, request_id)
@@ -111,7 +111,7 @@ class InvocationPages:
 
     @_answers_errors
     async def cancel_matching(self, request: Request) -> Response:
-        """Cancel what matches; with ``"more": true`` there was no time for the rest, and it is to be asked again."""
+        """Cancel what matches; ``"more": true`` says that there was no time for the rest, for which the caller asks again."""
         body = await _body(request)
         everything = body.pop("all", False)
         if everything is not True and everything is not False:
@@ -149,15 +149,15 @@ def parse_filters(given: Mapping[str, Any], signer: str = "") -> Filters:
         region=given.get("region", default_region),
         function=given.get("function", ""),
         state=state,
-        since_ms=_when("since", given.get("since"), now_ms),
-        until_ms=_when("until", given.get("until"), now_ms),
+        since_ms=_moment_ms("since", given.get("since"), now_ms),
+        until_ms=_moment_ms("until", given.get("until"), now_ms),
         error=given.get("error", ""),
         origin=given.get("origin", ""),
         lane=given.get("lane", ""),
     )
 
 
-def _when(name: str, value: str | None, now_ms: int) -> int | None:
+def _moment_ms(name: str, value: str | None, now_ms: int) -> int | None:
     if value is None:
         return None
     if match := re.fullmatch(r"(\d{1,9})([smhd])", value):

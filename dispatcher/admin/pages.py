@@ -52,7 +52,7 @@ def _needs_redis(page: _Page) -> _Page:
 
 
 class Pages:
-    """The endpoints, over the dispatcher's parts."""
+    """The pages on health, environments, metrics and logs, over the dispatcher's parts."""
 
     def __init__(self, services: Services, logs: Logs) -> None:
         self._services = services

@@ -28,13 +28,13 @@ class Slot:
 
 
 class Admission:
-    """Knows the limits."""
+    """The limits of concurrent invocations, and the set in which each invocation is counted."""
 
     def __init__(self, catalog: Catalog, settings: DispatcherSettings) -> None:
         self._catalog = catalog
         self._account_limit = settings.concurrent_executions
         self._reserved: dict[tuple[str, str], tuple[int, float, int]] = {}
-        """Account and region → generation and time of reading, and the sum of all reservations."""
+        """Account and region → the catalog's generation and the monotonic time of reading, and the sum of all reservations."""
 
     async def slot(self, target: Target) -> Slot:
         """The slot that a call of ``target`` takes."""
@@ -42,12 +42,12 @@ class Admission:
         if target.reserved_concurrency is not None:
             key = keys.concurrency(spec.account, spec.region, spec.function)
             return Slot(key, target.reserved_concurrency, RESERVED_EXCEEDED)
-        reserved = await self._sum(spec.account, spec.region)
+        reserved = await self._reserved_sum(spec.account, spec.region)
         return Slot(
             keys.concurrency(spec.account, spec.region), max(0, self._account_limit - reserved), ACCOUNT_EXCEEDED
         )
 
-    async def _sum(self, account: str, region: str) -> int:
+    async def _reserved_sum(self, account: str, region: str) -> int:
         found = self._reserved.get((account, region))
         generation = self._catalog.generation
         fresh = not self._catalog.shared or (found is not None and time.monotonic() - found[1] < SHARED_TTL_S)

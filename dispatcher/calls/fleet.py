@@ -29,7 +29,10 @@ log = logging.getLogger(__name__)
 
 
 class Fleet:
-    """The living workers as one dispatcher sees them. ``function_secret`` signs functions' own calls; workers read it in Redis."""
+    """The living workers as one dispatcher sees them.
+
+    ``function_secret`` is the key of the tokens on functions' own calls, which workers read in Redis.
+    """
 
     def __init__(self, redis_url: str, *, function_secret: bytes) -> None:
         self._redis = connect(redis_url)
@@ -181,5 +184,5 @@ class Fleet:
 
 
 def _takes_work(worker: Mapping[str, str]) -> bool:
-    """Whether a worker is not stopping: one that is finishes what it runs, and takes nothing more."""
+    """Whether a worker is not stopping: a stopping one finishes what it runs, and takes nothing more."""
     return worker.get("stopping") != "1"

@@ -76,7 +76,7 @@ class _Call:
 
 
 class SyncCalls:
-    """One dispatcher's synchronous calls: published to the workers of ``fleet``, and answered when their outcomes come back.
+    """One dispatcher's synchronous calls: published to the workers of ``fleet``, answered when their outcomes come back.
 
     ``queue_wait_s``: how long a call may wait for a worker to claim it.
     """
@@ -263,7 +263,7 @@ class SyncCalls:
             if not await self._fleet.is_alive(worker):
                 await self._abandon(call, _unavailable("The worker that ran the invocation died.", status=500))
         elif state == "done":
-            # Its reply is about to be read, or went to a connection that was lost.
+            # The reply is about to be read, or went to a connection that was lost.
             call.done_since = call.done_since or now
             if now - call.done_since > _UNREAD_S:
                 await self._abandon(call, _unavailable("The outcome was lost with a connection to Redis.", status=500))
@@ -279,7 +279,7 @@ class SyncCalls:
                     await self._publish_again(call)
 
     async def _publish_again(self, call: _Call) -> None:
-        """Publish a call whose message is lost, as a new attempt: the old one was voided, so whoever still has it can't run it."""
+        """Publish a call whose message is lost as a new attempt; the old one was voided, so whoever still has it can't run it."""
         await self._forget_attempt(call)
         log.info("an unclaimed call is published again", extra={"request_id": call.invocation.request_id})
         call.missed = 0

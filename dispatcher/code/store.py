@@ -159,7 +159,7 @@ class CodeStore:
     # --- reading ---
 
     def path(self, sha256: str) -> Path:
-        """Where a zip is, or would be."""
+        """Where a zip is, or would be; raises ``ValueError`` for what is no SHA-256 in hex."""
         if not _SHA256.fullmatch(sha256):
             raise ValueError(f"not a SHA-256 in hex: {sha256!r}")
         return self._directory / sha256[:2] / f"{sha256}.zip"
@@ -220,7 +220,7 @@ class CodeStore:
         return removed
 
 
-class Collector:
+class CodeCollector:
     """Upkeep of the store: removes what nothing needs, at start and every hour."""
 
     def __init__(self, store: CodeStore, in_use: Callable[[], Awaitable[Collection[str]]]) -> None:

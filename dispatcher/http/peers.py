@@ -50,7 +50,7 @@ def plain_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | 
 
 
 class Owner(NamedTuple):
-    """What the kernel knows of a socket. Without an inode no process holds it any more, and the uid means nothing."""
+    """What the kernel knows of a socket. Without an inode no process has it any more, and the uid means nothing."""
 
     uid: int
     inode: int
@@ -150,7 +150,7 @@ def _proc_form(address: Address, mapped: bool) -> str:
 def refusal(owners: SocketOwners, uids: Container[int], local: Address, remote: Address) -> str:
     """Why a connection is refused, or an empty string.
 
-    A socket that nobody holds any more has lost its uid: a function could send a request and close at once. So a local
+    A socket that no process has any more has lost its uid: a function could send a request and close at once. So a local
     connection whose owner is not known is refused as well.
     """
     owner = owners.owner_of(remote, local)

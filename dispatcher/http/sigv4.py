@@ -65,7 +65,7 @@ class Signature:
 
 
 def read_scope(credential: str) -> Scope | None:
-    """Take a Credential apart; None when it is none. Keys may hold slashes, the rest may not."""
+    """Take a Credential apart; None when it is none. Keys may contain slashes, the rest may not."""
     parts = credential.rsplit("/", 4)
     if len(parts) != 5 or parts[4] != "aws4_request" or not parts[0]:
         return None

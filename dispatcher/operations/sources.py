@@ -94,7 +94,7 @@ def _refuse_sockets(path: Path, end: float, clock: Callable[[], float]) -> None:
     waiting = [path]
     while waiting:
         if clock() > end:
-            raise _invalid(f"{path} holds too many files to look through in LAMBDA_CODE_EXTRACT_TIME seconds.")
+            raise _invalid(f"{path} contains too many files to look through in LAMBDA_CODE_EXTRACT_TIME seconds.")
         try:
             with os.scandir(waiting.pop()) as entries:
                 for entry in entries:

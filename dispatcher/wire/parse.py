@@ -49,7 +49,7 @@ class RequestParser:
         self._document = _document_reader(members, payload)
 
     def __call__(self, segments: list[str], query: str, headers: Headers, body: bytes) -> dict[str, Any]:
-        """Raises ``SerializationException`` for wrong types, ``InvalidRequestContentException`` for a body not JSON."""
+        """The input dict; raises ``SerializationException`` for wrong types, ``InvalidRequestContentException`` for a body not JSON."""
         request: dict[str, Any] = {}
         for index, member, read in self._labels:
             segment = segments[index]
@@ -120,7 +120,7 @@ def check_json(payload: bytes) -> None:
 
 
 def _is_lenient_json(payload: bytes) -> bool:
-    """Whether it is JSON after all: half a surrogate pair, written as an escape, is legal, and truncated texts have it."""
+    """Whether a text is JSON after all: half a surrogate pair, written as an escape, is legal, and truncated texts have it."""
     try:
         json.loads(payload.decode(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError):

@@ -18,7 +18,7 @@ from dispatcher.wire.model import Operation
 
 Check = Callable[[Any, str, list[str]], None]
 
-#: Java's classes for which ``re`` has no name. ``\w`` holds letters, digits and the underscore, and each class in the
+#: Java's classes for which ``re`` has no name. ``\w`` contains letters, digits and the underscore, and each class in the
 #: model that has one of these has all three of letters, numbers and ``_``; so the result is the same set.
 _JAVA_CLASSES: Final = {
     r"\p{L}": r"\w",
@@ -39,7 +39,7 @@ class Rule:
     """One constraint: the message it is named by, and whether a value keeps it."""
 
     message: str
-    holds: Callable[[Any], bool]
+    is_kept: Callable[[Any], bool]
 
 
 def validate(operation: Operation, request: Mapping[str, Any]) -> None:
@@ -172,7 +172,7 @@ def _scalar_check(rules: list[Rule], *, hidden: bool) -> Check | None:
         return None
 
     def check(value: object, path: str, found: list[str]) -> None:
-        found.extend(_violation(value, path, rule.message, hidden=hidden) for rule in rules if not rule.holds(value))
+        found.extend(_violation(value, path, rule.message, hidden=hidden) for rule in rules if not rule.is_kept(value))
 
     return check
 
@@ -224,7 +224,7 @@ def _joined(rules: list[Rule]) -> str:
 
 
 def _all_hold(rules: list[Rule], values: Any) -> bool:
-    return all(item is not None and all(rule.holds(item) for rule in rules) for item in values)
+    return all(item is not None and all(rule.is_kept(item) for rule in rules) for item in values)
 
 
 def _is_scalar(shape: Shape) -> bool:

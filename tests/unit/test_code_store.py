@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.code.store import CODE_PATH, GRACE_S, CodeStore, Collector
+from dispatcher.code.store import CODE_PATH, GRACE_S, CodeCollector, CodeStore
 from dispatcher.wire.errors import AwsError
 from tests.services.api import CODE, zip_of
 from workers.contract.archive import Limits
@@ -114,5 +114,5 @@ def test_what_nothing_needs_goes_after_the_grace_period(store: CodeStore, clock:
     async def in_use() -> set[str]:
         return {used}
 
-    assert asyncio.run(Collector(store, in_use).collect_unused()) == 2
+    assert asyncio.run(CodeCollector(store, in_use).collect_unused()) == 2
     assert {path.stem for path in files(store)} == {used, fresh}
