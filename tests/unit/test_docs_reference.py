@@ -25,7 +25,9 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 def sections(page: str) -> dict[str, str]:
     """Heading → what stands below it until the next heading of the same level or a higher one."""
-    text = re.sub(r"^(```|~~~).*?^\1", lambda block: block[0].replace("\n#", "\n\0"), page_text(page), flags=re.M | re.S)
+    text = re.sub(
+        r"^(```|~~~).*?^\1", lambda block: block[0].replace("\n#", "\n\0"), page_text(page), flags=re.M | re.S
+    )
     found: dict[str, str] = {}
     for match in re.finditer(r"^(#+) (.+?)\n(.*?)(?=^#+ |\Z)", text, flags=re.M | re.S):
         assert match[2] not in found, f"{page} has two sections {match[2]}"
