@@ -24,15 +24,11 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def sections(page: str) -> dict[str, str]:
-    """Heading → what stands below it until the next heading of the same level or a higher one."""
-    text = re.sub(
-        r"^(```|~~~).*?^\1", lambda block: block[0].replace("\n#", "\n\0"), page_text(page), flags=re.M | re.S
-    )
-    found: dict[str, str] = {}
-    for match in re.finditer(r"^(#+) (.+?)\n(.*?)(?=^#+ |\Z)", text, flags=re.M | re.S):
-        assert match[2] not in found, f"{page} has two sections {match[2]}"
-        found[match[2]] = match[3].replace("\n\0", "\n#")
-    return found
+    """Heading → what stands below it until the next heading."""
+    titles_and_bodies = re.split(r"(?m)^#+ (.+)\n", page_text(page))[1:]
+    titles, bodies = titles_and_bodies[::2], titles_and_bodies[1::2]
+    assert len(set(titles)) == len(titles), f"{page} has two sections of one title"
+    return dict(zip(titles, bodies, strict=True))
 
 
 def page_text(page: str) -> str:
@@ -48,7 +44,7 @@ def test_the_page_of_settings_is_the_one_made_from_the_tables() -> None:
 
 def test_the_page_of_settings_has_every_variable_once() -> None:
     names = {setting.name for cls in (DispatcherSettings, WorkerSettings) for setting in declared(cls).values()}
-    lines = re.findall(r"^\| `(\w+)` \|.*\|.*\|.*\|$", page_text("settings.md"), flags=re.M)
+    lines = re.findall(r"^\| `(\w+)` \|.*\|.*\|.*\|$", page_text("settings.md"), flags=re.MULTILINE)
     assert sorted(lines) == sorted(names)
     for name in NOT_IN_THIS_VERSION:
         assert f"* `{name}` " in page_text("settings.md")
@@ -81,7 +77,7 @@ def test_every_path_of_our_own_has_its_section_in_the_page_of_http() -> None:
 def test_a_section_of_the_page_of_http_shows_answer_errors_and_a_curl_line(title: str) -> None:
     section = sections("http.md")[title]
     path = title.strip("`").partition(" ")[2]
-    curl = re.search(r"^ {4}curl .*|^curl .*", section, flags=re.M)
+    curl = re.search(r"^ {4}curl .*|^curl .*", section, flags=re.MULTILINE)
     assert curl, "no curl line"
     assert re.search(re.sub(r"\\\{\w+\\\}", r"[^/ ?'\"]+", re.escape(path)), curl[0]), curl[0]
     assert "**Answer**" in section
@@ -113,15 +109,15 @@ def test_a_section_of_the_page_of_the_command_line_has_every_option_argument_and
     section = sections("cli.md")[f"`{name}`"]
     options = [parameter for parameter in COMMANDS[name].params if isinstance(parameter, click.Option)]
     expected = {", ".join(sorted(option.opts, key=len)) for option in options}
-    found = set(re.findall(r"^\| `(-[^` ]+(?:`, `-[^` ]+)*)(?: [A-Z|]+)?` \|", section, flags=re.M))
+    found = set(re.findall(r"^\| `(-[^` ]+(?:`, `-[^` ]+)*)(?: [A-Z|]+)?` \|", section, flags=re.MULTILINE))
     assert {line.replace("`", "") for line in found} == expected
-    usage = re.search(rf"^ {{4}}{name}\b.*", section, flags=re.M)
+    usage = re.search(rf"^ {{4}}{name}\b.*", section, flags=re.MULTILINE)
     assert usage, "no usage line"
     for parameter in COMMANDS[name].params:
         if isinstance(parameter, click.Argument):
             assert parameter.make_metavar(click.Context(COMMANDS[name])).strip("[].") in usage[0]
     assert "**Exit codes**" in section
-    assert re.search(r"^    \$ " + name, section, flags=re.M), "no example"
+    assert re.search(r"^    \$ " + name, section, flags=re.MULTILINE), "no example"
 
 
 # --- aws.md ---
@@ -134,3 +130,7 @@ def test_the_page_of_aws_says_which_operations_there_are() -> None:
     )
     assert sorted(built) == sorted(handlers())
     assert sorted(missing) == sorted(operations().keys() - handlers().keys())
+
+
+def test_the_readme_counts_the_operations_right() -> None:
+    assert f"[{len(handlers())} operations](docs/aws.md)" in (DOCS.parent / "README.md").read_text()
