@@ -30,7 +30,7 @@ _SECTIONS: Final = (
 )
 
 #: Defaults that say that there is none.
-_NOTHING: Final = (None, "", (), {}, Flags())
+_NOTHING: Final[tuple[Any, ...]] = (None, "", (), {}, Flags())
 #: No value is valid for any parser that is choosy: the error then says what would be.
 _PROBE: Final = "?"
 
