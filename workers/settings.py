@@ -39,7 +39,14 @@ class WorkerSettings(Shared, frozen=True, kw_only=True):
             "EVERWARM_CONCURRENCY", integer(1, 1024), "invocations that run at a time; default 4 per core, at least 16"
         ),
     ] = 0
-    name: Annotated[str, Setting("EVERWARM_WORKER_NAME", text, "the worker's name, unique among living ones")] = ""
+    name: Annotated[
+        str,
+        Setting(
+            "EVERWARM_WORKER_NAME",
+            text,
+            "what the worker's name begins with; default: host and process id; what makes it unique is added",
+        ),
+    ] = ""
     endpoint: Annotated[
         str,
         Setting(
@@ -98,7 +105,13 @@ class WorkerSettings(Shared, frozen=True, kw_only=True):
         tuple[str, ...], Setting("LAMBDA_DOCKER_DNS", names, "DNS servers of the containers, separated by commas")
     ] = ()
     docker_flags: Annotated[
-        Flags, Setting("LAMBDA_DOCKER_FLAGS", parse_flags, "further flags as of `docker run`", secret=True)
+        Flags,
+        Setting(
+            "LAMBDA_DOCKER_FLAGS",
+            parse_flags,
+            "further flags of `docker run` for the functions' containers",
+            secret=True,
+        ),
     ] = Flags()
     container_registry: Annotated[str, Setting("LAMBDA_CONTAINER_REGISTRY", text, "registry of the runtime images")] = (
         AWS_REGISTRY
@@ -112,7 +125,7 @@ class WorkerSettings(Shared, frozen=True, kw_only=True):
         ),
     ] = None
     remove_containers: Annotated[
-        bool, Setting("LAMBDA_REMOVE_CONTAINERS", boolean, "0 keeps stopped containers for debugging")
+        bool, Setting("LAMBDA_REMOVE_CONTAINERS", boolean, "0: stopped containers are kept for debugging")
     ] = True
     ignore_architecture: Annotated[
         bool,

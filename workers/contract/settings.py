@@ -196,7 +196,14 @@ class Shared(msgspec.Struct, frozen=True, kw_only=True):
         Mode | None,
         Setting("LAMBDA_EXECUTOR", one_of(*MODES), "the default mode; unset: docker if a daemon answers, else local"),
     ] = None
-    data_dir: Annotated[Path, Setting("EVERWARM_DATA", folder, "directory for everything that is kept")] = Path()
+    data_dir: Annotated[
+        Path,
+        Setting(
+            "EVERWARM_DATA",
+            folder,
+            "directory for everything that is kept; default: /var/lib/everwarm for root, else ~/.local/share/everwarm",
+        ),
+    ] = Path()
     local_uids: Annotated[
         range, Setting("EVERWARM_LOCAL_UIDS", uid_range, "user ids for local environments when started as root: A-B")
     ] = range(1_900_000_000, 1_900_065_536)
@@ -219,7 +226,12 @@ class Shared(msgspec.Struct, frozen=True, kw_only=True):
     ] = 6_291_556
     drain_s: Annotated[
         float,
-        Setting("EVERWARM_DRAIN_S", number(0, 3600), "how long a stopping process waits for running invocations", "s"),
+        Setting(
+            "EVERWARM_DRAIN_S",
+            number(0, 3600),
+            "how long a stopping process waits for running invocations; `everwarm up` gives its parts 7",
+            "s",
+        ),
     ] = 900.0
     log: Annotated[
         Literal["auto", "json", "text"],
@@ -286,13 +298,14 @@ def describe(settings: Shared, environ: Environ) -> list[Row]:
     rows = []
     for field, setting in declared(type(settings)).items():
         value = getattr(settings, field)
-        shown = _HIDDEN if setting.secret and value else _show(value)
+        shown = _HIDDEN if setting.secret and value else as_text(value)
         source: Literal["environment", "default"] = "environment" if environ.get(setting.name) else "default"
         rows.append(Row(field, setting.name, f"{shown} {setting.unit}".strip(), source, setting.doc))
     return rows
 
 
-def _show(value: object) -> str:
+def as_text(value: object) -> str:
+    """A value as people write it in its variable."""
     if isinstance(value, range):
         return f"{value.start}-{value.stop - 1}"
     if isinstance(value, bool):
