@@ -18,15 +18,16 @@ from dispatcher.admin.pages import Pages
 from dispatcher.calls.admission import Admission
 from dispatcher.calls.preparing import Preparing
 from dispatcher.calls.sync_calls import Queue
-from dispatcher.catalog import Catalog, functions
+from dispatcher.catalog import functions
+from dispatcher.catalog.catalog import Catalog
 from dispatcher.clock import Clock
 from dispatcher.code.store import CodeStore, Collector
-from dispatcher.events import running
+from dispatcher.events.asynchronous_path import asynchronous_path
 from dispatcher.events.cancelling import Canceller
 from dispatcher.events.loops import forever
 from dispatcher.function_logs import Logs
 from dispatcher.http.app import create_app, server_config
-from dispatcher.ledger import Ledger
+from dispatcher.ledger.ledger import Ledger
 from dispatcher.ledger.retention import Pruner
 from dispatcher.loops import cancel
 from dispatcher.operations import Services
@@ -112,7 +113,7 @@ async def _parts(settings: DispatcherSettings) -> AsyncIterator[tuple[Services, 
         )
         stack.push_async_callback(ledger.close)
         services = Services(catalog, code, queue, Admission(catalog, settings), settings, ledger, default_mode)
-        await stack.enter_async_context(running(services))
+        await stack.enter_async_context(asynchronous_path(services))
         pruning = forever(Pruner(ledger, settings.ledger_retention).step, "deleting old events")
         pruner = asyncio.create_task(pruning, name="retention")
         stack.push_async_callback(cancel, pruner)

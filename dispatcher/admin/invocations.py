@@ -18,8 +18,9 @@ from starlette.routing import Route
 
 from dispatcher.events.cancelling import Canceller, HasEnded, NoSuchEvent
 from dispatcher.http.identity import DEFAULT_ACCOUNT, DEFAULT_REGION, own_account, signer_of
-from dispatcher.ledger import Ledger, cancelling, listing
+from dispatcher.ledger import cancelling, listing
 from dispatcher.ledger.accepting import key_of
+from dispatcher.ledger.ledger import Ledger
 from dispatcher.ledger.listing import STATES, Filters
 from dispatcher.wire.errors import AwsError
 from workers.contract.messages import Lane

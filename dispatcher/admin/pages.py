@@ -16,7 +16,7 @@ from dispatcher.admin.metrics import counter_lines, gauge_lines
 from dispatcher.calls.sync_calls import Queue
 from dispatcher.function_logs import Logs
 from dispatcher.http.identity import DEFAULT_ACCOUNT, DEFAULT_REGION, own_account, signer_of
-from dispatcher.ledger import Ledger
+from dispatcher.ledger.ledger import Ledger
 from dispatcher.ledger.listing import gauges
 from dispatcher.wire.errors import AwsError
 

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Literal
 
-from dispatcher.ledger import Ledger, cancelling
+from dispatcher.ledger import cancelling
+from dispatcher.ledger.ledger import Ledger
 from dispatcher.ledger.listing import Filters
 from dispatcher.redis_client import result_of, run_script
 from workers.contract import keys

@@ -14,10 +14,11 @@ from typing import Final
 
 from dispatcher.events.destinations import Delivery, DeliveryError, Destinations
 from dispatcher.events.loops import forever
-from dispatcher.ledger import Ledger, deliveries
+from dispatcher.ledger import deliveries
+from dispatcher.ledger.consequences import REFUSED
 from dispatcher.ledger.deliveries import Due, Room
-from dispatcher.ledger.following import REFUSED
-from dispatcher.ledger.settling import storable
+from dispatcher.ledger.endings import storable
+from dispatcher.ledger.ledger import Ledger
 from dispatcher.loops import cancel
 
 #: On PostgreSQL another dispatcher may have died with one.

@@ -20,8 +20,8 @@ from dispatcher.catalog.resolving import Target
 from dispatcher.events.loops import forever
 from dispatcher.events.sizing import Sizing
 from dispatcher.events.slots import most_in_flight
+from dispatcher.ledger.endings import Ending
 from dispatcher.ledger.feeding import Fed, Plan, unfed
-from dispatcher.ledger.settling import Ending
 from dispatcher.loops import cancel
 from dispatcher.redis_client import connect, result_of, run_script
 from dispatcher.wire.errors import AwsError

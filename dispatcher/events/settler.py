@@ -14,8 +14,8 @@ from redis.exceptions import ResponseError
 
 from dispatcher.events.loops import forever
 from dispatcher.events.sizing import Sizing
-from dispatcher.ledger import Ledger
-from dispatcher.ledger.settling import Ending, Settled, error_document, storable
+from dispatcher.ledger.endings import Ending, Settled, error_document, storable
+from dispatcher.ledger.ledger import Ledger
 from dispatcher.loops import cancel
 from dispatcher.redis_client import connect, result_of
 from dispatcher.wire.errors import AwsError

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, cast
 from sqlalchemy import Connection, Row, bindparam, select, text, update
 
 from dispatcher.clock import Clock
-from dispatcher.ledger.following import function_arn
+from dispatcher.ledger.consequences import function_arn
 from dispatcher.ledger.ids import accepted_ms
 from dispatcher.sql.tables import deliveries, events
 

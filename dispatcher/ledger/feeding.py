@@ -21,6 +21,7 @@ from dispatcher.catalog.rows import FunctionKey
 from dispatcher.ledger import settling
 from dispatcher.ledger.accepting import EventRow, key_of
 from dispatcher.ledger.deciding import AGE_EXCEEDED, RETRIES_EXHAUSTED, ZERO_CONCURRENCY, too_old
+from dispatcher.ledger.endings import Context, Settled
 from dispatcher.ledger.ids import accepted_ms
 from dispatcher.sql.tables import events, payloads
 from dispatcher.wire.errors import AwsError
@@ -93,7 +94,7 @@ class Round:
     """What was done."""
 
     fed: list[Fed] = field(default_factory=list)
-    ended: list[settling.Settled] = field(default_factory=list)
+    ended: list[Settled] = field(default_factory=list)
     after: str = ""
     full: bool = False
     """Something was due and found no slot."""
@@ -116,7 +117,7 @@ class _Flight:
     """Flow → qualifiers that can't run now, beside which others can."""
 
 
-def feed(connection: Connection, plan: Plan, context: "settling.Context") -> Round:
+def feed(connection: Connection, plan: Plan, context: Context) -> Round:
     """Mark what goes out as fed, and end what has become too old or may not run at all."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
@@ -176,7 +177,7 @@ class _Turn:
 
     connection: Connection
     plan: Plan
-    context: "settling.Context"
+    context: Context
     flight: _Flight
     done: Round
     function: str

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Table, delete, exists, func, literal_column, select, text
 
-from dispatcher.ledger import Ledger
 from dispatcher.ledger.ids import first_of
+from dispatcher.ledger.ledger import Ledger
 from dispatcher.settings import Retention
 from dispatcher.sql.tables import attempts, deliveries, events, payloads
 

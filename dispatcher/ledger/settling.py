@@ -4,19 +4,16 @@ An ending of an older attempt, or of an event that is not in flight any more, ch
 message, outcome and look-after repeatable.
 """
 
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Final
 
-import msgspec
 from sqlalchemy import Connection, select
 
 from dispatcher.catalog.resolving import EventConfig, resolve
-from dispatcher.clock import Clock
-from dispatcher.ledger import following
+from dispatcher.ledger import consequences
 from dispatcher.ledger.accepting import EventRow, key_of
-from dispatcher.ledger.deciding import Decision, Kind, Standing, decide
+from dispatcher.ledger.deciding import Decision, Standing, decide
+from dispatcher.ledger.endings import Context, Ending, Settled
 from dispatcher.ledger.ids import accepted_ms
 from dispatcher.sql import hot
 from dispatcher.sql.tables import attempts, events
@@ -36,51 +33,6 @@ _CHANGE_EVENTS: Final = hot.Hot(
     "ended_at = :ended_at, condition = :condition, error_type = :error_type, error_message = :error_message "
     "WHERE id = :event"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What settling needs beside the ledger."""
-
-    clock: Clock
-    retry_base_s: float
-    """Before the first retry, twice that before the second."""
-    result_bytes: int
-    """So much of a result is kept."""
-    ids: Iterator[int]
-
-
-class Ending(msgspec.Struct, frozen=True, gc=False):
-    """How one attempt ended. Times in ms since 1970."""
-
-    request_id: str
-    attempt: int
-    kind: Kind
-    started_ms: int
-    ended_ms: int
-    worker: str = ""
-    environment: str = ""
-    version: str = ""
-    error_type: str = ""
-    error_message: str = ""
-    log_tail: bytes = b""
-    result: bytes = b""
-
-
-class Settled(msgspec.Struct, frozen=True, gc=False):
-    """What became of an event."""
-
-    request_id: str
-    function: str
-    lane: str
-    kind: Kind | None
-    """How the attempt ended; ``None``: there was none."""
-    state: str
-    condition: str
-    follows: bool
-    """Something is to be delivered, or another event was made."""
-    made: str
-    """The function of that event, which is in the lane ``event``; empty when there is none."""
 
 
 def settle(connection: Connection, endings: Sequence[Ending], context: Context) -> list[Settled]:
@@ -177,7 +129,7 @@ class _Changes:
             }
         )  # fmt: skip
         made = (
-            following.follow(
+            consequences.follow(
                 self._connection,
                 row,
                 decision,
@@ -215,19 +167,3 @@ class _Changes:
     def write(self) -> None:
         _ADD_ATTEMPTS(self._connection, self._attempts)
         _CHANGE_EVENTS(self._connection, self._events)
-
-
-def error_document(result: bytes) -> tuple[str, str]:
-    """``errorType`` and ``errorMessage`` of a function's error; each empty when it has none."""
-    try:
-        found = json.loads(result)
-    except (ValueError, RecursionError):
-        return "", ""
-    words = [found.get(name) if isinstance(found, dict) else None for name in ("errorType", "errorMessage")]
-    error_type, message = (word if isinstance(word, str) else "" for word in words)
-    return error_type, message
-
-
-def storable(text: str) -> str:
-    """A function's words as a database takes them: PostgreSQL has no NUL in text, and neither has halves of characters."""
-    return text.replace("\0", "\ufffd").encode(errors="replace").decode()

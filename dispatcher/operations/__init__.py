@@ -16,9 +16,9 @@ from workers.contract.messages import Mode
 if TYPE_CHECKING:
     from dispatcher.calls.admission import Admission
     from dispatcher.calls.sync_calls import Queue
-    from dispatcher.catalog import Catalog
+    from dispatcher.catalog.catalog import Catalog
     from dispatcher.code.store import CodeStore
-    from dispatcher.ledger import Ledger
+    from dispatcher.ledger.ledger import Ledger
     from dispatcher.settings import DispatcherSettings
 
 

@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 from mypy_boto3_lambda import LambdaClient
 
 from dispatcher.calls.sync_calls import Queue
-from dispatcher.catalog import Catalog
+from dispatcher.catalog.catalog import Catalog
 from dispatcher.code.store import CodeStore
 from dispatcher.http.app import create_app
 from dispatcher.operations import Services

@@ -11,11 +11,13 @@ import msgspec
 import pytest
 from sqlalchemy import Connection, create_engine, inspect, text
 
-from dispatcher.catalog import Catalog, CatalogBusy, Failure, Ready, SchemaTooNew, Target, functions, lookups
-from dispatcher.catalog.functions import Draft
-from dispatcher.catalog.resolving import Cache, Resolution, revision_of
+from dispatcher.catalog import functions, lookups
+from dispatcher.catalog.catalog import Catalog
+from dispatcher.catalog.functions import Draft, Failure, Ready
+from dispatcher.catalog.resolving import Cache, Resolution, Target, revision_of
 from dispatcher.catalog.rows import Code, FunctionKey, Version
-from dispatcher.sql.migrations import STEPS, VERSION, migrate
+from dispatcher.sql.database import CatalogBusy
+from dispatcher.sql.migrations import STEPS, VERSION, SchemaTooNew, migrate
 from dispatcher.wire.errors import AwsError
 from tests.services.postgres import PostgresServer
 
@@ -234,7 +236,7 @@ def test_what_was_answered_survives_kill_9(tmp_path: Path) -> None:
 def test_an_error_while_a_function_becomes_ready_is_not_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dispatcher.catalog._RETRY_S", 0.01)
+    monkeypatch.setattr("dispatcher.catalog.catalog._RETRY_S", 0.01)
     tries: list[str] = []
     ready = asyncio.Event()
 

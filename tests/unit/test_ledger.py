@@ -14,18 +14,21 @@ from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy import func, select, update
 
 from dispatcher import recursion_guard
-from dispatcher.catalog import Catalog, Ready, Target, aliases, concurrency, event_configs, functions
+from dispatcher.catalog import aliases, concurrency, event_configs, functions
+from dispatcher.catalog.catalog import Catalog
 from dispatcher.catalog.event_configs import EventConfigChange
-from dispatcher.catalog.functions import Draft
+from dispatcher.catalog.functions import Draft, Ready
+from dispatcher.catalog.resolving import Target
 from dispatcher.catalog.rows import Code, FunctionKey
 from dispatcher.clock import Clock
-from dispatcher.ledger import Ledger, deliveries
+from dispatcher.ledger import deliveries
 from dispatcher.ledger.accepting import NewEvent
+from dispatcher.ledger.consequences import REFUSED
 from dispatcher.ledger.deciding import Kind
 from dispatcher.ledger.deliveries import Room
+from dispatcher.ledger.endings import Ending, Settled, storable
 from dispatcher.ledger.feeding import FLIGHT_BYTES, MESSAGE_BYTES, Fed, Plan, Round
-from dispatcher.ledger.following import REFUSED
-from dispatcher.ledger.settling import Ending, Settled, storable
+from dispatcher.ledger.ledger import Ledger
 from dispatcher.sql import tables
 from dispatcher.wire.errors import AwsError
 from tests.services.postgres import PostgresServer

@@ -3,8 +3,11 @@
 import asyncio
 
 from dispatcher.admin.metrics import counter_lines, gauge_lines
-from dispatcher.catalog import Catalog, Ready, Target, concurrency, event_configs
+from dispatcher.catalog import concurrency, event_configs
+from dispatcher.catalog.catalog import Catalog
 from dispatcher.catalog.event_configs import EventConfigChange
+from dispatcher.catalog.functions import Ready
+from dispatcher.catalog.resolving import Target
 from dispatcher.ledger.listing import Gauge
 from tests.unit.test_ledger import QUEUE, Bench, key
 

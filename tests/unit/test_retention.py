@@ -10,8 +10,9 @@ from sqlalchemy import Connection, Engine, create_engine, func, insert, select, 
 
 from dispatcher import settings
 from dispatcher.clock import Clock
-from dispatcher.ledger import Ledger, retention
+from dispatcher.ledger import retention
 from dispatcher.ledger.ids import first_of
+from dispatcher.ledger.ledger import Ledger
 from dispatcher.ledger.retention import Pruner, used_bytes
 from dispatcher.settings import Retention
 from dispatcher.sql.database import Database

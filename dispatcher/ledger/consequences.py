@@ -6,7 +6,7 @@ Another function of this server is invoked by a new event in the same transactio
 import json
 import uuid
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 from sqlalchemy import Connection, insert, select
 
@@ -16,10 +16,8 @@ from dispatcher.catalog.rows import FunctionKey
 from dispatcher.ledger import records
 from dispatcher.ledger.accepting import EventRow, NewEvent, accept, key_of, key_text
 from dispatcher.ledger.deciding import Decision
+from dispatcher.ledger.endings import Context, Ending
 from dispatcher.sql.tables import attempts, deliveries, payloads
-
-if TYPE_CHECKING:
-    from dispatcher.ledger.settling import Context, Ending
 
 #: ``arn:aws:lambda:<region>:<account>:function:<name>[:<qualifier>]``
 _LAMBDA_PARTS = 7
@@ -33,8 +31,8 @@ def follow(
     row: EventRow,
     decision: Decision,
     config: EventConfig,
-    ending: "Ending | None",
-    context: "Context",
+    ending: Ending | None,
+    context: Context,
     error: str = "",
 ) -> str | None:
     """Write down what is to be delivered. ``ending``: of the last attempt, if there was one; ``error``: why there was none.
@@ -67,9 +65,9 @@ def _ended(
     connection: Connection,
     row: EventRow,
     decision: Decision,
-    ending: "Ending | None",
+    ending: Ending | None,
     payload: bytes,
-    context: "Context",
+    context: Context,
 ) -> records.Ending:
     return records.Ending(
         row.request_id,
@@ -82,7 +80,7 @@ def _ended(
     )
 
 
-def _response(connection: Connection, row: EventRow, ending: "Ending | None") -> records.Response | None:
+def _response(connection: Connection, row: EventRow, ending: Ending | None) -> records.Response | None:
     """What the function answered last. That may be a while ago: then it was an error, and is kept up to a limit."""
     if ending is not None and ending.kind in {"success", "function_error"}:
         return records.Response(ending.result, ending.version, "" if ending.kind == "success" else "Unhandled")
@@ -98,7 +96,7 @@ def _response(connection: Connection, row: EventRow, ending: "Ending | None") ->
     return None if found is None else records.Response(bytes(found.result), found.version, "Unhandled")
 
 
-def _send(connection: Connection, row: EventRow, target: str, record: bytes, context: "Context") -> str:
+def _send(connection: Connection, row: EventRow, target: str, record: bytes, context: Context) -> str:
     parts = target.split(":")
     if len(parts) < _LAMBDA_PARTS or parts[2] != "lambda":
         _deliver(connection, row, "destination", target, record, {}, context)
@@ -132,7 +130,7 @@ def _deliver(
     target: str,
     body: bytes,
     attributes: dict[str, str],
-    context: "Context",
+    context: Context,
 ) -> None:
     connection.execute(
         insert(deliveries).values(
