@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from dispatcher.events.cancelling import Canceller, HasEnded, NoSuchEvent
 from dispatcher.http.identity import DEFAULT_ACCOUNT, DEFAULT_REGION, own_account, signer_of
-from dispatcher.ledger import cancelling, listing
+from dispatcher.ledger import listing
 from dispatcher.ledger.accepting import key_of
 from dispatcher.ledger.ledger import Ledger
 from dispatcher.ledger.listing import STATES, Filters
@@ -104,7 +104,7 @@ class InvocationPages:
         """Cancel one; 409 when it has ended."""
         request_id, signer = request.path_params["request_id"], signer_of(request.scope)
         if signer:
-            row = await self._ledger.read(cancelling.one, request_id)
+            row = await self._ledger.read(listing.find_event, request_id)
             if row is None or key_of(row.function).account != signer:
                 raise NoSuchEvent(request_id)
         await self._canceller.cancel(request_id)

@@ -30,12 +30,12 @@ Prepare = Callable[[Target], Awaitable[Ready | Failure]]
 
 _log: Final = logging.getLogger(__name__)
 _SIGNING_SECRET: Final = "signing_secret"
-#: How often a function that could not be made ready is tried again, and what other dispatchers left is looked for.
+#: How often unfinished functions are looked for: those that could not be made ready, and those that another dispatcher left.
 _RETRY_S: Final = 10.0
 
 
 async def _prepare(target: Target) -> Ready | Failure:
-    """Where there are no workers to ask: a zip was checked before it was accepted, and nobody has images."""
+    """Answer without workers to ask: a zip was checked before it was accepted, and nobody has images."""
     if target.spec.image_uri:
         return Failure("InvalidConfiguration", "Container images need a docker mode, which this server does not have.")
     return Ready()
@@ -62,7 +62,7 @@ class Catalog:
         """
         catalog = cls(await Database.open(url), prepare)
         try:
-            catalog.signing_secret = bytes.fromhex(await catalog.read(_signing_secret))
+            catalog.signing_secret = bytes.fromhex(await catalog.database.write(get_or_create_signing_secret))
             await catalog.activate_unfinished()
             catalog._upkeep = asyncio.create_task(catalog._keep_activating(), name="catalog upkeep")
         except BaseException:
@@ -72,12 +72,12 @@ class Catalog:
 
     @property
     def generation(self) -> int:
-        """Grows with every write of this process; what was read at an older one may have changed."""
+        """A number that grows with every write of this process; what was read at an older one may have changed."""
         return self._cache.generation
 
     @property
     def database(self) -> Database:
-        """What it stands on, for the ledger beside it."""
+        """The database of the catalog, for the ledger beside it."""
         return self._database
 
     @property
@@ -94,8 +94,8 @@ class Catalog:
         await self._database.close()
 
     async def read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run one of this package's functions that change nothing."""
-        return await self._database.run(work, *args, **kwargs)
+        """Run one of this package's functions that change nothing; every write that was awaited before is seen."""
+        return await self._database.read(work, *args, **kwargs)
 
     async def write(
         self,
@@ -104,8 +104,11 @@ class Catalog:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run one that changes the function ``key``; when this returns the change is on disk, and resolved anew."""
-        return await self._database.run_then(
+        """Run one of this package's functions that change the function ``key``.
+
+        When this returns the change is on disk, and the next :meth:`resolve` sees it.
+        """
+        return await self._database.write_then(
             lambda: self._cache.forget(key), lambda connection: work(connection, key, *args, **kwargs)
         )
 
@@ -118,7 +121,10 @@ class Catalog:
         *,
         random: Callable[[], float] = _random.random,
     ) -> Target:
-        """What a call runs; an alias with weights picks by ``random()``. ``ResourceNotFoundException`` when there is nothing."""
+        """What a call runs; where an alias has weights, ``random()`` picks a version.
+
+        Raises ``ResourceNotFoundException`` when there is no such function or qualifier.
+        """
         key = FunctionKey(account, region, name)
         found = self._cache.get(key, qualifier)
         if found is None:
@@ -128,7 +134,7 @@ class Catalog:
         return found.pick(random)
 
     def cached(self, key: FunctionKey, qualifier: str | None) -> Resolution | None:
-        """What :meth:`resolve` remembers; from any thread."""
+        """What :meth:`resolve` remembers, or None. May be called from any thread."""
         return self._cache.get(key, qualifier)
 
     async def code_in_use(self) -> set[str]:
@@ -171,12 +177,12 @@ class Catalog:
             try:
                 target = await self.resolve(key.account, key.region, key.name, version.name)
             except AwsError:
-                continue  # It was deleted meanwhile.
-            end = await self._prepare(target)
-            await self.write(functions.finish, key, version, end)
+                continue  # the function was deleted meanwhile
+            await self.write(functions.finish_activation, key, version, await self._prepare(target))
 
 
-def _signing_secret(connection: Connection) -> str:
+def get_or_create_signing_secret(connection: Connection) -> str:
+    """The secret of this database in hex; the first dispatcher that asks makes it."""
     query = select(settings.c.value).where(settings.c.key == _SIGNING_SECRET)
     found = connection.execute(query).scalar_one_or_none()
     if found is not None:

@@ -20,7 +20,7 @@ async def asynchronous_path(services: Services) -> AsyncIterator[None]:
     settler = Settler(ledger, settings.redis_url, services.queue.name, sizing, lambda: feeder.wake(room=True))
     deliverer = Deliverer(ledger, Destinations(settings))
     ledger.on_due = feeder.wake
-    ledger.on_follow = deliverer.wake
+    ledger.on_delivery = deliverer.wake
     for part in (feeder, settler, deliverer):
         part.start()
     try:

@@ -1,4 +1,6 @@
-"""The ledger: every event that was answered 202, until long after it has ended. It is the truth; messages are copies.
+"""The ledger: every event that was answered 202, until long after it has ended.
+
+The ledger is the truth about events, and messages are copies.
 
 An event is *queued* (due now or later), *fed* (a message with it is on its way to a worker, or runs there), *succeeded*,
 *failed* or *cancelled*. The number of its newest *attempt* is the fence: an ending of an older attempt changes nothing.

@@ -12,14 +12,15 @@ from dispatcher.ledger.deciding import Kind
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What settling needs beside the ledger."""
+    """What settling needs beside a connection."""
 
     clock: Clock
     retry_base_s: float
-    """Before the first retry, twice that before the second."""
+    """The pause before the first retry; the one before the second is twice as long."""
     result_bytes: int
-    """So much of a result is kept."""
+    """How much of a result is kept."""
     ids: Iterator[int]
+    """Numbers that no event and no delivery has."""
 
 
 class Ending(msgspec.Struct, frozen=True, gc=False):
@@ -46,17 +47,17 @@ class Settled(msgspec.Struct, frozen=True, gc=False):
     function: str
     lane: str
     kind: Kind | None
-    """How the attempt ended; ``None``: there was none."""
+    """How the attempt ended; None when there was none."""
     state: str
     condition: str
-    follows: bool
-    """Something is to be delivered, or another event was made."""
-    made: str
-    """The function of that event, which is in the lane ``event``; empty when there is none."""
+    has_consequences: bool
+    """Whether a delivery or another event was added."""
+    invoked: str
+    """The function of that other event, which is in the lane ``event``; empty when there is none."""
 
 
 def error_document(result: bytes) -> tuple[str, str]:
-    """``errorType`` and ``errorMessage`` of a function's error; each empty when it has none."""
+    """``errorType`` and ``errorMessage`` of a function's error; each is empty when the document has none."""
     try:
         found = json.loads(result)
     except (ValueError, RecursionError):
@@ -67,5 +68,5 @@ def error_document(result: bytes) -> tuple[str, str]:
 
 
 def storable(text: str) -> str:
-    """A function's words as a database takes them: PostgreSQL has no NUL in text, and neither has halves of characters."""
+    """A function's words as a database stores them: PostgreSQL has no NUL in text, and neither database half a character."""
     return text.replace("\0", "\ufffd").encode(errors="replace").decode()

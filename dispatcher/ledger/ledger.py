@@ -27,12 +27,12 @@ from dispatcher.wire.errors import AwsError
 T = TypeVar("T")
 P = ParamSpec("P")
 
-#: Events and bytes in one insert.
+#: The most events and bytes in one insert.
 _MANY: Final = 512
 _MANY_BYTES: Final = 8 << 20
-#: Part of the disk that must stay free.
+#: The part of the disk that must stay free, and how often that is measured.
 _FREE: Final = 0.05
-_LOOK_S: Final = 1.0
+_MEASURE_S: Final = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -43,23 +43,23 @@ class Ledger:
     def __init__(
         self, database: Database, clock: Clock, *, retry_base_s: float, result_bytes: int, directory: Path | None
     ) -> None:
-        """``directory``: of the database's files, whose disk is watched; ``None``: it is a server's business."""
+        """``directory`` has the database's files, and its disk is watched; None when a server keeps them."""
         self._database = database
         self._ids = Ids()
         self._numbers = iter(self._ids.next, 0)
         self.clock = clock
         self.context = Context(clock, retry_base_s, result_bytes, self._numbers)
         self._directory = directory
-        self._looked = 0.0
+        self._measured_at = 0.0
         self._disk_full = False
         self._accepting: list[tuple[NewEvent, asyncio.Future[None]]] = []
         self._insert: asyncio.Task[None] | None = None
         self.on_due: Callable[[], None] = lambda: None
         """Called when something is due that was not before."""
-        self.on_follow: Callable[[], None] = lambda: None
+        self.on_delivery: Callable[[], None] = lambda: None
         """Called when something is to be delivered."""
         self.counters: Counter[tuple[str, str, str]] = Counter()
-        """(function, lane, what) → how often, since this process began."""
+        """(function, lane, what happened) → how often it did since this process began."""
 
     @property
     def shared(self) -> bool:
@@ -74,9 +74,10 @@ class Ledger:
     # Accepting
 
     async def accept(self, event: NewEvent) -> None:
-        """Keep an event; when this returns it is on disk. Raises ``ServiceException`` with status 503 when it can't be.
+        """Keep an event; when this returns the event is on disk.
 
-        What arrives while others are being written goes with the next commit, all together.
+        What arrives while others are being written goes with the next commit, all together. Raises ``ServiceException``
+        with status 503 when the disk is nearly full or the database can't be written.
         """
         if self._is_disk_full():
             raise AwsError("ServiceException", "The disk of the ledger is nearly full.", status=503)
@@ -90,7 +91,7 @@ class Ledger:
     async def _accept_all(self) -> None:
         try:
             while self._accepting:
-                batch = self._take()
+                batch = self._next_batch()
                 try:
                     await self._insert_all([event for event, _ in batch])
                 except Exception as error:  # noqa: BLE001 - every caller gets it
@@ -100,18 +101,18 @@ class Ledger:
                     self.on_due()
                 for _, future in batch:
                     if not future.done():
-                        _end(future, failure)
+                        _resolve(future, failure)
         finally:
             self._insert = None
 
     async def _insert_all(self, new: list[NewEvent]) -> None:
         try:
-            await self._database.run(self._accept, new)
+            await self._database.write(self._accept, new)
         except IntegrityError:
-            # Another dispatcher had the same number, which is one in a million: they get others now.
-            await self._database.run(self._accept, new)
+            # Another dispatcher had the same number, which is one chance in a million: the events get others now.
+            await self._database.write(self._accept, new)
 
-    def _take(self) -> list[tuple[NewEvent, "asyncio.Future[None]"]]:
+    def _next_batch(self) -> list[tuple[NewEvent, "asyncio.Future[None]"]]:
         size, count = 0, 0
         for event, _ in self._accepting[:_MANY]:
             size += len(event.payload)
@@ -126,50 +127,50 @@ class Ledger:
 
     def _is_disk_full(self) -> bool:
         now = time.monotonic()
-        if self._directory is not None and now - self._looked > _LOOK_S:
-            self._looked = now
+        if self._directory is not None and now - self._measured_at > _MEASURE_S:
+            self._measured_at = now
             usage = shutil.disk_usage(self._directory)
             self._disk_full = usage.free < _FREE * usage.total
         return self._disk_full
 
-    # The rest
+    # Feeding, settling, and everything else
 
     async def feed(self, plan: feeding.Plan) -> feeding.Round:
-        """One round of :func:`dispatcher.ledger.feeding.feed`."""
-        done = await self._database.run(feeding.feed, plan, self.context)
-        self._note(done.ended)
+        """Do one round of :func:`dispatcher.ledger.feeding.feed`."""
+        done = await self._database.write(feeding.feed, plan, self.context)
+        self._count(done.ended)
         return done
 
     async def settle(self, endings: Sequence[Ending]) -> list[Settled]:
-        """Apply endings of attempts."""
-        settled = await self._database.run(settling.settle, endings, self.context)
-        self._note(settled)
+        """Apply endings of attempts; what comes too late is left out of the answer."""
+        settled = await self._database.write(settling.settle, endings, self.context)
+        self._count(settled)
         return settled
 
     async def write(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run one of this package's functions."""
-        return await self._database.run(work, *args, **kwargs)
+        """Run one of this package's functions; when this returns its change is on disk."""
+        return await self._database.write(work, *args, **kwargs)
 
     async def read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run one that changes nothing, holding up nobody."""
-        return await self._database.read(work, *args, **kwargs)
+        """Run one of this package's functions that change nothing; nobody waits for it, however long it takes."""
+        return await self._database.report(work, *args, **kwargs)
 
-    def _note(self, settled: Sequence[Settled]) -> None:
+    def _count(self, settled: Sequence[Settled]) -> None:
         for one in settled:
             if one.kind is not None:
                 self.counters[one.function, one.lane, f"attempts:{one.kind}"] += 1
             if one.state != "queued":
                 self.counters[one.function, one.lane, one.state] += 1
-            if one.made:
-                self.counters[one.made, "event", "accepted"] += 1
+            if one.invoked:
+                self.counters[one.invoked, "event", "accepted"] += 1
         if any(one.state == "queued" for one in settled):
             self.on_due()
-        if any(one.follows for one in settled):
+        if any(one.has_consequences for one in settled):
             self.on_due()
-            self.on_follow()
+            self.on_delivery()
 
 
-def _end(future: "asyncio.Future[Any]", error: Exception | None) -> None:
+def _resolve(future: "asyncio.Future[Any]", error: Exception | None) -> None:
     if error is None:
         future.set_result(None)
     else:

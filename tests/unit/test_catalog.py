@@ -89,7 +89,7 @@ def test_sqlite_is_durable_and_private(tmp_path: Path) -> None:
             names = ("journal_mode", "synchronous", "foreign_keys")
             return {name: connection.execute(text(f"PRAGMA {name}")).scalar_one() for name in names}
 
-        return await catalog.read(pragmas)
+        return await catalog.database.write(pragmas)
 
     assert using(f"sqlite:///{path}", look) == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600

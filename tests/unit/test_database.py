@@ -20,8 +20,8 @@ def ask(url: str, *works: Callable[[Connection], Any]) -> BaseException | None:
         database = await Database.open(url)
         try:
             for work in works[:-1]:
-                await database.run(work)
-            await database.run(works[-1])
+                await database.write(work)
+            await database.write(works[-1])
         except Exception as error:  # noqa: BLE001 - it is looked at
             return error
         finally:
