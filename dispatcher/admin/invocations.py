@@ -94,7 +94,7 @@ class InvocationPages:
         """One with its attempts and deliveries; ``?account=`` and ``?region=`` may say whose it has to be."""
         query, request_id = request.query_params, request.path_params["request_id"]
         account = own_account(query.get("account", ""), signer_of(request.scope))
-        found = await self._ledger.read(listing.get, account, query.get("region", ""), request_id)
+        found = await self._ledger.read(listing.describe_event, account, query.get("region", ""), request_id)
         if found is None:
             raise NoSuchEvent(request_id)
         return JSONResponse(found)

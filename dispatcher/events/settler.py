@@ -86,7 +86,7 @@ class Settler:
         settled = {one.request_id: one for one in await self._settle([_ending(one) for one in outcomes])}
         for outcome in outcomes:
             if outcome.kind in {"success", "function_error"} and (one := settled.get(outcome.request_id)):
-                self._sizing.note(one.function, outcome.init_ms + outcome.duration_ms)
+                self._sizing.note_duration(one.function, outcome.init_ms + outcome.duration_ms)
         self._unsettled = []
         self._on_settled()
         if len(entries) > 1:

@@ -19,7 +19,7 @@ class Sizing:
     def __init__(self) -> None:
         self._durations: dict[str, deque[float]] = {}
 
-    def note(self, function: str, duration_ms: float) -> None:
+    def note_duration(self, function: str, duration_ms: float) -> None:
         """Remember how long an attempt took."""
         found = self._durations.get(function)
         if found is None:

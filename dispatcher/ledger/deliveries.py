@@ -60,7 +60,7 @@ class Due:
 
 
 class Room:
-    """How many more deliveries may begin. One target that hangs holds up no other of its service, and no service another."""
+    """How many more deliveries may begin. A target that hangs delays no other of its service, nor a service another."""
 
     def __init__(self, under_way: Iterable[str]) -> None:
         """``under_way`` has the target of each delivery under way."""

@@ -78,7 +78,7 @@ def list_events(connection: Connection, filters: Filters, limit: int) -> list[di
     return [_summary(row) for row in find_events(connection, filters, limit)]
 
 
-def get(connection: Connection, account: str, region: str, request_id: str) -> dict[str, Any] | None:
+def describe_event(connection: Connection, account: str, region: str, request_id: str) -> dict[str, Any] | None:
     """Everything about one event as a JSON object. Account and region may be empty."""
     event = find_event(connection, request_id)
     if event is None or not _is_of(event.function, account, region):

@@ -1,7 +1,7 @@
 """How long the ledger keeps what has ended: by age, by number and by size; what failed goes last.
 
 Nothing that waits, runs, or has a delivery to make is ever deleted. Rows are looked for beside the commits and deleted in
-small transactions with pauses, so that accepting events is not held up. SQLite uses freed pages again, so its file stays as
+small transactions with pauses, so that accepting events does not wait. SQLite uses freed pages again, so its file stays as
 large as it once was; ``VACUUM``, which would write it anew, is never run.
 """
 
@@ -43,10 +43,10 @@ class Pruner:
         self._limits = limits
 
     async def step(self) -> None:
-        """One round, and the pause after it."""
-        await asyncio.sleep(_SHORTEST_PAUSE_S if await self.round() else _SLEEP_S)
+        """Do one round, and pause after it."""
+        await asyncio.sleep(_SHORTEST_PAUSE_S if await self.delete_round() else _SLEEP_S)
 
-    async def round(self) -> int:
+    async def delete_round(self) -> int:
         """Delete what is too old, then some of what is too many; answers how many events."""
         deleted = 0
         if self._limits.age_s is not None:

@@ -223,9 +223,9 @@ class _Pool:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
     def submit(self, work: Work[Any]) -> None:
-        self._executor.submit(self._do, work)
+        self._executor.submit(self._do_work, work)
 
-    def _do(self, work: Work[Any]) -> None:
+    def _do_work(self, work: Work[Any]) -> None:
         result, failure = None, None
         try:
             with self._engine.begin() as connection:
@@ -279,7 +279,7 @@ class _GroupCommitter:
         try:
             with self._engine.begin() as connection:
                 for work in works:
-                    ended.append(self._do(connection, work, alone=len(works) == 1))
+                    ended.append(self._do_work(connection, work, alone=len(works) == 1))
                 if len(works) == 1 and ended[0][2] is not None:
                     raise ended[0][2]  # rolls back
         except BaseException as error:  # noqa: BLE001 - whoever waits gets it
@@ -292,7 +292,9 @@ class _GroupCommitter:
         return ended
 
     @staticmethod
-    def _do(connection: Connection, work: Work[Any], *, alone: bool) -> tuple[Work[Any], Any, BaseException | None]:
+    def _do_work(
+        connection: Connection, work: Work[Any], *, alone: bool
+    ) -> tuple[Work[Any], Any, BaseException | None]:
         if alone:
             try:
                 return work, work.function(connection), None

@@ -8,8 +8,8 @@ into the index, so the cost depends on how many values there are, and never on h
 def skip_scan(table: str, column: str, condition: str, first: str = "") -> str:
     """SQL of a recursive query ``names(name)``, to stand behind ``WITH RECURSIVE``; its last name is NULL.
 
-    ``condition`` holds for every row, and stands word for word as in the condition of a partial index, by which SQLite finds
-    that index; ``first`` holds besides for the first value only. All arguments are SQL, so they never come from outside.
+    Only rows that meet ``condition`` count. Written word for word like the condition of a partial index, it lets SQLite use
+    that index. The first name meets the condition ``first`` besides. All arguments are SQL, so they never come from outside.
     """
     smallest = f"SELECT min({column}) FROM {table} WHERE {condition}"  # noqa: S608 - words of ours
     begin = f"{smallest} AND {first}" if first else smallest

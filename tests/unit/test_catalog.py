@@ -379,6 +379,16 @@ def test_an_answer_read_before_a_write_is_not_remembered_after_it() -> None:
     assert cache.get(KEY, "1") is None
 
 
+def test_an_answer_is_not_remembered_when_a_write_ends_in_the_middle_of_that() -> None:
+    def clock() -> float:
+        cache.forget(KEY)
+        return 0.0
+
+    cache = Cache(None, clock)
+    cache.put(KEY, None, Resolution(main=None), cache.generation)  # type: ignore[arg-type]
+    assert cache.get(KEY, None) is None
+
+
 def test_entries_of_shared_databases_live_a_second() -> None:
     now = [0.0]
     cache = Cache(1.0, lambda: now[0])

@@ -245,7 +245,7 @@ def test_one_event_is_shown_with_all_that_became_of_it(connection: Connection) -
         "due_at": START_MS + 7, "ended_at": 0, "error": "no such queue",
     }  # fmt: skip
     connection.execute(insert(deliveries), [{"id": 2, "state": "queued", **sent}, {"id": 1, "state": "failed", **sent}])
-    found = listing.get(connection, "", "", "whole")
+    found = listing.describe_event(connection, "", "", "whole")
     assert found is not None
     tries, out = found.pop("attempts"), found.pop("deliveries")
     assert found == {
@@ -266,15 +266,15 @@ def test_one_event_is_shown_with_all_that_became_of_it(connection: Connection) -
     assert [one["state"] for one in out] == ["failed", "queued"]
     assert (out[1]["due_at"], out[0]["due_at"]) == ("2023-11-14T22:13:20.007Z", None)
     for account, region in ((ACCOUNT, ""), (ACCOUNT, REGION), ("", REGION)):
-        assert listing.get(connection, account, region, "whole") is not None
-    assert listing.get(connection, "222222222222", REGION, "whole") is None
-    assert listing.get(connection, ACCOUNT, "us-east-1", "whole") is None
-    assert listing.get(connection, "", "", "nobody") is None
+        assert listing.describe_event(connection, account, region, "whole") is not None
+    assert listing.describe_event(connection, "222222222222", REGION, "whole") is None
+    assert listing.describe_event(connection, ACCOUNT, "us-east-1", "whole") is None
+    assert listing.describe_event(connection, "", "", "nobody") is None
 
 
 def test_a_payload_that_is_no_text(connection: Connection) -> None:
     connection.execute(insert(payloads), [{"event_id": ALL[7]["id"], "payload": b"\xff\x00"}])
-    found = listing.get(connection, "", "", "request-7")
+    found = listing.describe_event(connection, "", "", "request-7")
     assert found is not None
     assert (found["payload"], found["payload_encoding"]) == ("/wA=", "base64")
 
@@ -311,7 +311,7 @@ def test_queued_ones_are_cancelled_once(connection: Connection) -> None:
     assert sorted(one.request_id for one in done) == sorted(expected)
     assert cancelling.cancel_queued(connection, ids, START_MS) == []
     assert cancelling.find_queued(connection, filters, None) == []
-    found = listing.get(connection, "", "", expected[0])
+    found = listing.describe_event(connection, "", "", expected[0])
     assert found is not None
     assert (found["state"], found["condition"], found["ended_at"]) == (
         "cancelled", "Cancelled", "2023-11-14T22:13:20.000Z",
