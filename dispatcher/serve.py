@@ -19,14 +19,15 @@ from dispatcher.calls.admission import Admission
 from dispatcher.calls.fleet import Fleet
 from dispatcher.calls.preparing import Preparing
 from dispatcher.calls.sync_calls import SyncCalls
-from dispatcher.catalog import Catalog, functions
+from dispatcher.catalog import functions
+from dispatcher.catalog.catalog import Catalog
 from dispatcher.clock import Clock
 from dispatcher.code.store import CodeCollector, CodeStore
-from dispatcher.events import running
+from dispatcher.events.asynchronous_path import asynchronous_path
 from dispatcher.events.cancelling import Canceller
 from dispatcher.function_logs import Logs
 from dispatcher.http.app import create_app, server_config
-from dispatcher.ledger import Ledger
+from dispatcher.ledger.ledger import Ledger
 from dispatcher.ledger.retention import Pruner
 from dispatcher.loops import cancel, forever
 from dispatcher.operations.services import Services
@@ -120,7 +121,7 @@ async def _parts(settings: DispatcherSettings) -> AsyncIterator[tuple[Services, 
         services = Services(
             catalog, code, sync_calls, fleet, Admission(catalog, settings), settings, ledger, default_mode
         )
-        await stack.enter_async_context(running(services))
+        await stack.enter_async_context(asynchronous_path(services))
         pruning = forever(Pruner(ledger, settings.ledger_retention).step, "deleting old events")
         pruner = asyncio.create_task(pruning, name="retention")
         stack.push_async_callback(cancel, pruner)

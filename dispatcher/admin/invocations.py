@@ -18,8 +18,9 @@ from starlette.routing import Route
 
 from dispatcher.events.cancelling import Canceller, HasEnded, NoSuchEvent
 from dispatcher.http.identity import DEFAULT_ACCOUNT, DEFAULT_REGION, own_account, signer_of
-from dispatcher.ledger import Ledger, cancelling, listing
+from dispatcher.ledger import listing
 from dispatcher.ledger.accepting import key_of
+from dispatcher.ledger.ledger import Ledger
 from dispatcher.ledger.listing import STATES, Filters
 from dispatcher.wire.errors import AwsError
 from workers.contract.messages import Lane
@@ -93,7 +94,7 @@ class InvocationPages:
         """One event with its attempts and deliveries; ``?account=`` and ``?region=`` may say whose it has to be."""
         query, request_id = request.query_params, request.path_params["request_id"]
         account = own_account(query.get("account", ""), signer_of(request.scope))
-        found = await self._ledger.read(listing.get, account, query.get("region", ""), request_id)
+        found = await self._ledger.read(listing.describe_event, account, query.get("region", ""), request_id)
         if found is None:
             raise NoSuchEvent(request_id)
         return JSONResponse(found)
@@ -103,7 +104,7 @@ class InvocationPages:
         """Cancel one event; 409 when it has ended."""
         request_id, signer = request.path_params["request_id"], signer_of(request.scope)
         if signer:
-            row = await self._ledger.read(cancelling.one, request_id)
+            row = await self._ledger.read(listing.find_event, request_id)
             if row is None or key_of(row.function).account != signer:
                 raise NoSuchEvent(request_id)
         await self._canceller.cancel(request_id)

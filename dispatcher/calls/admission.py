@@ -9,7 +9,8 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from dispatcher.catalog import Catalog, concurrency
+from dispatcher.catalog import concurrency
+from dispatcher.catalog.catalog import Catalog
 from dispatcher.catalog.resolving import SHARED_TTL_S, Target
 from dispatcher.settings import DispatcherSettings
 from workers.contract import keys

@@ -23,7 +23,7 @@ from dispatcher.catalog.rows import (
 from dispatcher.sql.tables import aliases, statements
 from dispatcher.wire.errors import AwsError
 
-#: Version name → the part of the calls it gets, 0 to 1; at most one.
+#: The one version that gets a part of the calls, if any → that part, 0 to 1.
 Weights = Mapping[str, float]
 _LATEST: Final = 0
 
@@ -139,16 +139,7 @@ def list_aliases(
 ) -> Page[Alias]:
     """The aliases by name, all or those whose main version is ``version``."""
     function = get_function(connection, key)
-    query = select(aliases).where(aliases.c.function_id == function.id).order_by(aliases.c.name)
+    query = select(aliases).where(aliases.c.function_id == function.id)
     if version is not None:
         query = query.where(aliases.c.version == (version_number(version) if is_version(version) else -1))
-    return page_of(
-        connection,
-        query,
-        lambda start: aliases.c.name > start[0],
-        marker,
-        limit,
-        read=lambda row: alias_from(row, key),
-        position=lambda alias: [alias.name],
-        kinds=(str,),
-    )
+    return page_of(connection, query, [aliases.c.name], marker, limit, lambda row: alias_from(row, key))

@@ -1,4 +1,4 @@
-"""Reserved concurrency: what a function takes out of its account's for itself alone."""
+"""Reserved concurrency: the part of its account's concurrency that a function has for itself alone."""
 
 from sqlalchemy import Connection, func, select, update
 
@@ -11,7 +11,7 @@ from dispatcher.wire.errors import AwsError
 
 
 def reserved(connection: Connection, account: str, region: str) -> int:
-    """All that the account's functions reserve in the region."""
+    """The sum of what the account's functions reserve in the region."""
     query = select(func.coalesce(func.sum(functions.c.reserved_concurrency), 0)).where(
         functions.c.account == account, functions.c.region == region
     )
@@ -25,7 +25,10 @@ def usage(connection: Connection, account: str, region: str) -> tuple[int, int, 
 
 
 def put(connection: Connection, key: FunctionKey, amount: int, account_limit: int, minimum_unreserved: int) -> None:
-    """Reserve for a function; a minimum of the account's concurrency must stay for the others."""
+    """Reserve concurrency for a function.
+
+    Raises ``InvalidParameterValueException`` when less than ``minimum_unreserved`` of the account's would be left for others.
+    """
     _lock_account(connection, key)
     function = get_function(connection, key, qualifier=LATEST)  # AWS shows the qualifier here, and only here
     before = function.reserved_concurrency or 0
@@ -50,7 +53,7 @@ def _lock_account(connection: Connection, key: FunctionKey) -> None:
 
 
 def clear(connection: Connection, key: FunctionKey) -> None:
-    """Back to the account's common concurrency."""
+    """Reserve nothing any more: the function shares the account's common concurrency."""
     _set(connection, get_function(connection, key, lock=True).id, None)
 
 

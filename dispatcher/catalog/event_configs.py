@@ -19,7 +19,7 @@ from dispatcher.wire.errors import AwsError
 
 T = TypeVar("T")
 _ARN: Final = re.compile(r"arn:aws[a-zA-Z0-9-]{0,32}:([a-z0-9-]+):([a-z0-9-]{0,32}):([0-9]{12})?:(.+)")
-#: The resource of an ARN, by the services that take records. FIFO queues and topics don't match: AWS refuses them.
+#: The resource of an ARN, by the services that take records. FIFO queues and topics don't match, because AWS refuses them.
 _RESOURCES: Final = {
     "lambda": re.compile(r"function:[a-zA-Z0-9-_.]+(:(\$LATEST|[a-zA-Z0-9-_]+))?"),
     "sqs": re.compile(r"[a-zA-Z0-9-_]{1,80}"),
@@ -46,7 +46,7 @@ class EventInvokeConfig:
 
 @dataclass(frozen=True, slots=True)
 class EventConfigChange:
-    """What a request sets; None was not given, and an empty ARN takes the destination away."""
+    """What a request sets; None stands for what it left out, and an empty ARN takes the destination away."""
 
     maximum_age_s: int | None = None
     maximum_retries: int | None = None
@@ -67,7 +67,7 @@ def update(
 ) -> EventInvokeConfig:
     """Change what ``wanted`` names in a configuration that exists."""
     function, name = _existing(connection, key, qualifier)
-    before = find(connection, function, name)
+    before = find_config(connection, function, name)
     if before is None:
         raise _missing(key, name)
     return _write(connection, function, before, wanted)
@@ -77,17 +77,17 @@ def read(connection: Connection, key: FunctionKey, qualifier: str | None) -> Eve
     """The configuration of one qualifier; a function that does not exist has none either."""
     name = _canonical(qualifier)
     function = find_function(connection, key)
-    found = find(connection, function, name) if function is not None else None
+    found = find_config(connection, function, name) if function is not None else None
     if found is None:
         raise _missing(key, name)
     return found
 
 
 def remove(connection: Connection, key: FunctionKey, qualifier: str | None) -> None:
-    """Back to AWS's defaults."""
+    """Delete the configuration of one qualifier, which then has AWS's defaults."""
     name = _canonical(qualifier)
     function = find_function(connection, key, lock=True)
-    if function is None or find(connection, function, name) is None:
+    if function is None or find_config(connection, function, name) is None:
         raise _missing(key, name)
     drop(connection, function, name)
 
@@ -100,19 +100,11 @@ def list_configs(
     if function is None:
         raise _no_function()
     table = event_invoke_configs
-    return page_of(
-        connection,
-        select(table).where(table.c.function_id == function.id).order_by(table.c.qualifier),
-        lambda start: table.c.qualifier > start[0],
-        marker,
-        limit,
-        read=lambda row: _from_row(row, key),
-        position=lambda config: [config.qualifier],
-        kinds=(str,),
-    )
+    query = select(table).where(table.c.function_id == function.id)
+    return page_of(connection, query, [table.c.qualifier], marker, limit, lambda row: _from_row(row, key))
 
 
-def find(connection: Connection, function: Function, qualifier: str | None) -> EventInvokeConfig | None:
+def find_config(connection: Connection, function: Function, qualifier: str | None) -> EventInvokeConfig | None:
     """The configuration of exactly this qualifier, or None; no qualifier is ``$LATEST``."""
     table = event_invoke_configs
     row = connection.execute(
@@ -175,7 +167,7 @@ def _or(value: T | None, otherwise: T) -> T:
 
 
 def _check_services(wanted: EventConfigChange) -> None:
-    """Services that never take such records, and buckets for successes: AWS refuses the two destinations as one."""
+    """Refuse services that never take such records, and buckets for successes, with AWS's one message for both destinations."""
     refused = (wanted.on_success and _named_service(wanted.on_success) not in _RESOURCES.keys() - {"s3"}) or (
         wanted.on_failure and _named_service(wanted.on_failure) not in _RESOURCES
     )

@@ -1,4 +1,4 @@
-"""Creating, changing, listing and deleting functions and their versions: one function a transaction.
+"""Creating, changing, listing and deleting functions and their versions: each Python function is one transaction.
 
 States as AWS has them. A new function is ``Pending`` and becomes ``Active``; a changed ``$LATEST`` has the update status
 ``InProgress``, which becomes ``Successful``; either may end ``Failed``. Until then further changes are refused. Every
@@ -44,6 +44,9 @@ from dispatcher.wire.errors import AwsError
 
 Config = dict[str, Any]
 
+#: A version that waits to become ready.
+_UNFINISHED: Final = or_(versions.c.state == "Pending", versions.c.update_status == "InProgress")
+
 REVISION_MISMATCH: Final = (
     "The Revision Id provided does not match the latest Revision Id. "
     "Call the GetFunction/GetAlias API to retrieve the latest Revision Id"
@@ -70,7 +73,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """It can be called. ``image_id`` is what its image is to the container engine, when there is one."""
+    """The version can be called. ``image_id`` is the container engine's id of its image, empty for a zip."""
 
     image_id: str = ""
 
@@ -181,7 +184,7 @@ def get_whole(
 ) -> tuple[Version, dict[str, str], int | None]:
     """The version that a qualifier names, the function's tags, and its reserved concurrency."""
     function, version = get_qualified(connection, key, qualifier)
-    return version, tag_store.of(connection, function), function.reserved_concurrency
+    return version, tag_store.tags_of(connection, function), function.reserved_concurrency
 
 
 # --- changes of $LATEST ---
@@ -287,17 +290,8 @@ def _published(config: Config, description: str | None) -> Config:
 def list_versions(connection: Connection, key: FunctionKey, marker: str | None, limit: int | None) -> Page[Version]:
     """``$LATEST``, then the published ones in their order."""
     function = get_function(connection, key)
-    query = select(versions).where(versions.c.function_id == function.id).order_by(versions.c.number)
-    return page_of(
-        connection,
-        query,
-        lambda start: versions.c.number > start[0],
-        marker,
-        limit,
-        read=lambda row: version_from(row, key),
-        position=lambda version: [version.number],
-        kinds=(int,),
-    )
+    query = select(versions).where(versions.c.function_id == function.id)
+    return page_of(connection, query, [versions.c.number], marker, limit, lambda row: version_from(row, key))
 
 
 def list_functions(
@@ -308,19 +302,16 @@ def list_functions(
         select(versions, functions.c.name)
         .join(functions, functions.c.id == versions.c.function_id)
         .where(functions.c.account == account, functions.c.region == region)
-        .order_by(functions.c.name, versions.c.number)
     )
     if not all_versions:
         query = query.where(versions.c.number == 0)
     return page_of(
         connection,
         query,
-        lambda start: or_(functions.c.name > start[0], (functions.c.name == start[0]) & (versions.c.number > start[1])),
+        [functions.c.name, versions.c.number],
         marker,
         limit,
-        read=lambda row: version_from(row, FunctionKey(account, region, row.name)),
-        position=lambda version: [version.key.name, version.number],
-        kinds=(str, int),
+        lambda row: version_from(row, FunctionKey(account, region, row.name)),
     )
 
 
@@ -377,25 +368,19 @@ def _check_unreferenced(connection: Connection, function: Function, version: Ver
 
 
 def unfinished(connection: Connection) -> list[FunctionKey]:
-    """Functions with a version that is Pending or InProgress."""
+    """The functions that have a version that is Pending or InProgress."""
     rows = connection.execute(
         select(functions)
-        .where(
-            functions.c.id.in_(
-                select(versions.c.function_id).where(
-                    or_(versions.c.state == "Pending", versions.c.update_status == "InProgress")
-                )
-            )
-        )
+        .where(functions.c.id.in_(select(versions.c.function_id).where(_UNFINISHED)))
         .order_by(functions.c.id)
     )
     return [function_from(row).key for row in rows]
 
 
 def pending_versions(connection: Connection, key: FunctionKey) -> list[Version]:
-    """The function's versions that wait to become ready, ``$LATEST`` last, so that whoever waits for it finds all ready.
+    """The function's versions that wait to become ready; none when the function is gone.
 
-    None when the function is gone.
+    ``$LATEST`` is the last, so that whoever waits for it finds all of them ready.
     """
     function = find_function(connection, key)
     if function is None:
@@ -404,15 +389,15 @@ def pending_versions(connection: Connection, key: FunctionKey) -> list[Version]:
         select(versions)
         .where(
             versions.c.function_id == function.id,
-            or_(versions.c.state == "Pending", versions.c.update_status == "InProgress"),
+            _UNFINISHED,
         )
         .order_by(versions.c.number.desc())
     )
     return [version_from(row, key) for row in rows]
 
 
-def finish(connection: Connection, key: FunctionKey, version: Version, end: Ready | Failure) -> bool:
-    """End Pending or InProgress; False when another dispatcher did, or ``version`` changed or went since it was read."""
+def finish_activation(connection: Connection, key: FunctionKey, version: Version, end: Ready | Failure) -> bool:
+    """End Pending or InProgress; answers False when another dispatcher did, or ``version`` changed or went since it was read."""
     failure = end if isinstance(end, Failure) else None
     columns: dict[str, Any] = {"update_status": "Failed" if failure else "Successful"}
     reason = (failure.code, failure.reason) if failure else (None, None)
@@ -433,7 +418,7 @@ def finish(connection: Connection, key: FunctionKey, version: Version, end: Read
             versions.c.function_id == function.id,
             versions.c.number == version.number,
             versions.c.fingerprint == version.fingerprint,
-            or_(versions.c.state == "Pending", versions.c.update_status == "InProgress"),
+            _UNFINISHED,
         )
         .values(revision_id=new_revision(), **columns)
         .returning(versions.c.number)

@@ -18,12 +18,12 @@ from dispatcher.catalog.rows import (
 from dispatcher.sql.tables import aliases, functions, versions
 from dispatcher.wire.errors import AwsError
 
-#: What fits into the column; callers may ask for any row of digits.
+#: The largest number that fits into the column; callers may ask for any row of digits.
 _MAX_NUMBER: Final = 2**31 - 1
 
 
 def not_found(key: FunctionKey, qualifier: str | None = None) -> AwsError:
-    """``Function not found: <arn>``."""
+    """AWS's error for a function or qualifier that is missing: ``Function not found: <arn>``."""
     return AwsError("ResourceNotFoundException", f"Function not found: {key.arn(qualifier)}")
 
 

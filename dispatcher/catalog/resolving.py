@@ -1,8 +1,8 @@
-"""From a name and a qualifier to what a worker needs, out of memory once it was asked for.
+"""Resolving a name and a qualifier to what a worker needs, and remembering the answer.
 
-An entry is dropped by this process's own writes to the function. On PostgreSQL another dispatcher may write too, so
-there an entry also lives at most a second. The generation closes the race between a read under way and a write: an
-answer read before a write is not remembered after it.
+A write of this process to a function drops what is remembered of it. On PostgreSQL another dispatcher may write too, so an
+entry there lives a second at most. The generation closes the race between a read under way and a write: an answer read
+before a write is not remembered after it.
 """
 
 import hashlib
@@ -33,10 +33,10 @@ class EventConfig:
     maximum_retries: int = 2
     maximum_age_s: int = 21_600
     on_success: str = ""
-    """ARN; empty when there is none, as the next two."""
+    """ARN; empty when there is none, as in the next."""
     on_failure: str = ""
     dead_letter: str = ""
-    """From the version's own configuration."""
+    """ARN from the version's own configuration; empty when there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,11 @@ class Target:
     """``Pending``, ``Active`` or ``Failed``."""
     state_reason: str
     mode: Mode | None
-    """From the tag ``everwarm:mode``."""
+    """The mode that the tag ``everwarm:mode`` picks; None without the tag."""
     code_sha256: str
     """Names the zip for :meth:`dispatcher.code.store.CodeStore.signed_path`; empty with hot reload and images."""
     event_config: EventConfig
-    """Not in ``spec``: a change of it is no change of what runs."""
+    """The configuration is not in ``spec``, because changing it does not change what runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Resolution:
     additional_weight: float = 0.0
 
     def pick(self, random: Callable[[], float]) -> Target:
-        """``random`` gives a number in [0, 1)."""
+        """The target of one call, picked by ``random()``, which answers a number in [0, 1)."""
         if self.additional is not None and random() < self.additional_weight:
             return self.additional
         return self.main
@@ -86,7 +86,7 @@ class Cache:
         self.generation = 0
 
     def get(self, key: FunctionKey, qualifier: str | None) -> Resolution | None:
-        """What is remembered and still valid."""
+        """What is remembered and still valid, or None."""
         found = self._entries.get(key)
         entry = found.get(qualifier) if found is not None else None
         if entry is None or (self._ttl_s is not None and self._clock() - entry[0] > self._ttl_s):
@@ -100,6 +100,9 @@ class Cache:
         if len(self._entries) >= _MAX_FUNCTIONS:
             self._entries.clear()
         self._entries.setdefault(key, {})[qualifier] = (self._clock(), resolution)
+        if generation != self.generation:
+            # A write was committed between the first look and the entry, and its forget may have come before the entry.
+            self._entries.pop(key, None)
 
     def forget(self, key: FunctionKey) -> None:
         """Drop what is remembered of a function."""
@@ -108,7 +111,10 @@ class Cache:
 
 
 def resolve(connection: Connection, key: FunctionKey, qualifier: str | None) -> Resolution:
-    """Raises ``ResourceNotFoundException`` with the ARN as Invoke words it: always with a qualifier."""
+    """What a call of ``key`` and ``qualifier`` runs.
+
+    Raises ``ResourceNotFoundException`` with the ARN as Invoke words it, which always has a qualifier.
+    """
     asked = qualifier or LATEST
     function = get_function(connection, key, qualifier=asked)
     mode = _mode(connection, function)
@@ -150,10 +156,10 @@ def _target(
 
 
 def _event_config(connection: Connection, function: Function, version: Version, qualifier: str | None) -> EventConfig:
-    """An alias that has none takes the defaults, not those of its version."""
+    """The configuration of what was called; an alias without one has the defaults, and not its version's."""
     dead_letter = str((version.config.get("DeadLetterConfig") or {}).get("TargetArn") or "")
     default = EventConfig(dead_letter=dead_letter)
-    found = event_configs.find(connection, function, qualifier)
+    found = event_configs.find_config(connection, function, qualifier)
     if found is None:
         return default
     return EventConfig(
@@ -166,7 +172,7 @@ def _event_config(connection: Connection, function: Function, version: Version, 
 
 
 def _mode(connection: Connection, function: Function) -> Mode | None:
-    found = tag_store.of(connection, function).get(MODE_TAG)
+    found = tag_store.tags_of(connection, function).get(MODE_TAG)
     return next((mode for mode in MODES if mode == found), None)
 
 

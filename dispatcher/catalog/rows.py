@@ -1,4 +1,4 @@
-"""What the tables hold, as values."""
+"""The rows of the catalog's tables as values."""
 
 import base64
 import uuid
@@ -13,14 +13,14 @@ from dispatcher.wire.arn import LATEST, function_arn
 
 #: AWS's words for the time between an accepted request and a function that can be called.
 CREATING: Final = ("Creating", "The function is being created.")
-#: The tag that picks another pool for a function.
+#: The tag that picks the mode of a function.
 MODE_TAG: Final = "everwarm:mode"
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 class FunctionKey(NamedTuple):
-    """What names a function."""
+    """Account, region and name, which together name a function."""
 
     account: str
     region: str

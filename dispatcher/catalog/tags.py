@@ -13,7 +13,7 @@ from dispatcher.wire.errors import AwsError
 MAX_TAGS: Final = 50
 
 
-def of(connection: Connection, function: Function) -> dict[str, str]:
+def tags_of(connection: Connection, function: Function) -> dict[str, str]:
     """The function's tags by key."""
     rows = connection.execute(
         select(tags.c.key, tags.c.value).where(tags.c.function_id == function.id).order_by(tags.c.key)
@@ -25,7 +25,7 @@ def put(connection: Connection, function: Function, changes: Mapping[str, str]) 
     """Set tags; ``InvalidParameterValueException`` when the function would have more than 50."""
     if not changes:
         return
-    if len({**of(connection, function), **changes}) > MAX_TAGS:
+    if len({**tags_of(connection, function), **changes}) > MAX_TAGS:
         raise AwsError("InvalidParameterValueException", "Number of tags exceeds resource tag limit.")
     _remove(connection, function, changes)
     connection.execute(
@@ -39,7 +39,7 @@ def _remove(connection: Connection, function: Function, keys: Iterable[str]) -> 
 
 def list_tags(connection: Connection, key: FunctionKey) -> dict[str, str]:
     """The tags, or ``ResourceNotFoundException``."""
-    return of(connection, get_function(connection, key))
+    return tags_of(connection, get_function(connection, key))
 
 
 def tag(connection: Connection, key: FunctionKey, changes: Mapping[str, str]) -> None:

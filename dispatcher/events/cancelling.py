@@ -1,8 +1,9 @@
 """Cancelling events, wherever they are.
 
-One that waits ends in the ledger. Of one in flight the attempt is claimed as ``void``: if that is granted it never runs. If
-not, a worker runs it or starts an environment for it, and is sent a letter (``cancel <request id> <attempt>``) upon which
-it kills that environment. The ledger is told first, so what the worker still says of the attempt changes nothing.
+An event that waits ends in the ledger. The attempt of an event in flight is claimed as ``void``: if that is granted, the
+attempt never runs. If not, a worker runs it or starts an environment for it, and is sent a message
+(``cancel <request id> <attempt>``) upon which the worker kills that environment. The ledger is told first, so what the worker
+still says of the attempt changes nothing.
 """
 
 import asyncio
@@ -12,7 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Literal
 
-from dispatcher.ledger import Ledger, cancelling
+from dispatcher.ledger import cancelling, listing
+from dispatcher.ledger.ledger import Ledger
 from dispatcher.ledger.listing import Filters
 from dispatcher.redis_client import result_of, run_script
 from workers.contract import keys
@@ -20,26 +22,27 @@ from workers.contract import keys
 if TYPE_CHECKING:
     import redis.asyncio
 
-    from dispatcher.ledger.accepting import EventRow
+    from dispatcher.ledger.rows import Event
 
-#: Longer than a message may wait to be claimed: its worker must find this record, or it would run what is cancelled.
+#: How long the record of a void attempt lives: longer than a message may wait to be claimed, because a worker that did not
+#: find the record would run what is cancelled.
 _VOID_MS: Final = 180_000
-#: An attempt whose end is about to be known is waited for; then it is cancelled if it was not the last one.
+#: The pause before another look at an attempt whose end is about to be known; the event is cancelled then if it goes on.
 _PAUSE_S: Final = 0.1
-#: One request to cancel takes no longer; what is left is for the next one.
+#: The longest that one request to cancel takes; what is left is for the next request.
 _WITHIN_S: Final = 5.0
-#: So long that end may take.
+#: How long the end of such an attempt is waited for.
 _ENDING_S: Final = 3.0
 
 log = logging.getLogger(__name__)
 
 
 class NoSuchEvent(Exception):
-    """The ledger does not have it."""
+    """The ledger does not have this event."""
 
 
 class HasEnded(Exception):
-    """Too late."""
+    """The event has ended, so it is too late to cancel it. ``state`` says how."""
 
     def __init__(self, state: str) -> None:
         super().__init__(f"the event has ended already: {state}")
@@ -48,15 +51,15 @@ class HasEnded(Exception):
 
 @dataclass(slots=True)
 class Cancelled:
-    """What was done."""
+    """Which events were cancelled."""
 
     request_ids: list[str] = field(default_factory=list)
     more: bool = False
-    """There was no time for the rest."""
+    """Whether there was no time for the rest."""
 
 
 class Canceller:
-    """Of one dispatcher. ``client``: its connection to Redis, which stays the caller's."""
+    """One dispatcher's canceller. ``client`` is a connection to Redis that stays the caller's."""
 
     def __init__(self, ledger: Ledger, client: "redis.asyncio.Redis") -> None:
         self._ledger = ledger
@@ -64,15 +67,15 @@ class Canceller:
 
     async def cancel(self, request_id: str) -> None:
         """Cancel one event. Raises :class:`NoSuchEvent`, :class:`HasEnded`, Redis' errors, and the database's."""
-        give_up = time.monotonic() + _WITHIN_S
-        while (row := await self._ledger.read(cancelling.one, request_id)) is not None:
+        deadline = time.monotonic() + _WITHIN_S
+        while (row := await self._ledger.read(listing.find_event, request_id)) is not None:
             if row.state == "queued" and await self._cancel_queued([row]):
                 return
-            if row.state == "fed" and await self._cancel_fed(row) == "cancelled":
+            if row.state == "fed" and await self._cancel_in_flight(row) == "cancelled":
                 return
             if row.state not in {"queued", "fed"}:
                 raise HasEnded(row.state)
-            if time.monotonic() > give_up:
+            if time.monotonic() > deadline:
                 raise HasEnded("an attempt of it has, and its outcome is awaited")
             await asyncio.sleep(_PAUSE_S)
         raise NoSuchEvent(request_id)
@@ -81,18 +84,18 @@ class Canceller:
         """Cancel what matches and was accepted until now, as much as a few seconds allow. Raises as :meth:`cancel`."""
         now_ms = self._ledger.clock.now_ms() + 1
         filters = replace(filters, until_ms=now_ms if filters.until_ms is None else min(filters.until_ms, now_ms))
-        give_up = time.monotonic() + _WITHIN_S
+        deadline = time.monotonic() + _WITHIN_S
         done = Cancelled()
         ending_since: float | None = None
         while True:
-            left = await self._cancel_all_queued(filters, done, give_up)
+            left = await self._cancel_all_queued(filters, done, deadline)
             ending = 0
-            for row in await self._ledger.read(cancelling.fed, filters) if filters.state != "queued" else ():
-                word = await self._cancel_fed(row)
+            for row in await self._ledger.read(cancelling.find_in_flight, filters) if filters.state != "queued" else ():
+                word = await self._cancel_in_flight(row)
                 if word == "cancelled":
                     done.request_ids.append(row.request_id)
                 ending += word == "ending"
-            if left or time.monotonic() > give_up:
+            if left or time.monotonic() > deadline:
                 done.more = left or bool(ending)
                 return done
             if not ending:
@@ -103,28 +106,32 @@ class Canceller:
                 return done
             await asyncio.sleep(_PAUSE_S)
 
-    async def _cancel_all_queued(self, filters: Filters, done: Cancelled, give_up: float) -> bool:
-        """Whether there may be more."""
+    async def _cancel_all_queued(self, filters: Filters, done: Cancelled, deadline: float) -> bool:
+        """Cancel queued events until the deadline; answers whether there may be more."""
         before: int | None = None
         while filters.state != "fed":
-            rows = await self._ledger.read(cancelling.queued, filters, before)
+            rows = await self._ledger.read(cancelling.find_queued, filters, before)
             if not rows:
                 break
-            if time.monotonic() > give_up:
+            if time.monotonic() > deadline:
                 return True
             before = rows[-1].id
             done.request_ids += await self._cancel_queued(rows)
         return False
 
-    async def _cancel_queued(self, rows: "Iterable[EventRow]") -> list[str]:
+    async def _cancel_queued(self, rows: "Iterable[Event]") -> list[str]:
         ids = [row.id for row in rows]
         cancelled = await self._ledger.write(cancelling.cancel_queued, ids, self._ledger.clock.now_ms())
         for row in cancelled:
             self._ledger.counters[row.function, row.lane, "cancelled"] += 1
         return [row.request_id for row in cancelled]
 
-    async def _cancel_fed(self, row: "EventRow") -> Literal["cancelled", "ending", "changed"]:
-        """``ending``: the attempt has ended, and the ledger does not know it yet; ``changed``: the event is elsewhere by now."""
+    async def _cancel_in_flight(self, row: "Event") -> Literal["cancelled", "ending", "changed"]:
+        """Cancel an event in flight.
+
+        Answers ``ending`` when the attempt has ended and the ledger does not know it yet, ``changed`` when the event is not
+        in flight with this attempt any more.
+        """
         record = keys.invocation(row.request_id)
         word = await run_script(
             self._redis, "claim", [record, ""], ["void", row.attempt, "canceller", "", 0, _VOID_MS, -1, "", 0]
@@ -138,17 +145,17 @@ class Canceller:
             if attempt != str(row.attempt):
                 return "changed"
         if not await self._ledger.write(
-            cancelling.cancel_fed, row.request_id, row.attempt, self._ledger.clock.now_ms()
+            cancelling.cancel_in_flight, row.request_id, row.attempt, self._ledger.clock.now_ms()
         ):
             return "changed"
         self._ledger.counters[row.function, row.lane, "cancelled"] += 1
         if worker:
-            await self._send(worker, f"cancel {row.request_id} {row.attempt}")
+            await self._send_to_mailbox(worker, f"cancel {row.request_id} {row.attempt}")
         return "cancelled"
 
-    async def _send(self, worker: str, letter: str) -> None:
+    async def _send_to_mailbox(self, worker: str, message: str) -> None:
         async with self._redis.pipeline(transaction=False) as pipe:
-            pipe.rpush(keys.mailbox(worker), letter)
+            pipe.rpush(keys.mailbox(worker), message)
             pipe.pexpire(keys.mailbox(worker), keys.MAILBOX_MS)
             await pipe.execute()
         log.debug("a running event is cancelled", extra={"worker": worker})

@@ -1,7 +1,7 @@
-"""The deliverer: sends what follows the end of an event, and records how that went.
+"""The deliverer: sends what the end of an event causes to be sent, and records how that went.
 
-One target that hangs must hold up no other, so each may have a few under way only; and each has a thread of its own: asyncio's
-few are needed for requests, and a pool's are waited for when the process ends.
+One target that hangs must delay no other, so each may have only a few deliveries under way. Each delivery has a thread of its
+own, because asyncio's few are needed for requests, and a pool's are waited for when the process ends.
 """
 
 import asyncio
@@ -13,13 +13,14 @@ from functools import partial
 from typing import Final
 
 from dispatcher.events.destinations import Delivery, DeliveryError, Destinations
-from dispatcher.ledger import Ledger, deliveries
+from dispatcher.ledger import deliveries
+from dispatcher.ledger.consequences import REFUSED
 from dispatcher.ledger.deliveries import Due, Room
-from dispatcher.ledger.following import REFUSED
-from dispatcher.ledger.settling import storable
+from dispatcher.ledger.endings import storable
+from dispatcher.ledger.ledger import Ledger
 from dispatcher.loops import cancel, forever
 
-#: On PostgreSQL another dispatcher may have died with one.
+#: How often deliveries are looked for without being told, because on PostgreSQL another dispatcher may have died with one.
 _TICK_S: Final = 5.0
 
 log = logging.getLogger(__name__)
@@ -37,11 +38,11 @@ class Deliverer:
         """Each delivery, and its target."""
 
     def start(self) -> None:
-        """Go on in the background."""
+        """Deliver in the background from now on."""
         self._task = asyncio.create_task(forever(self._step, "delivering"), name="deliverer")
 
     def wake(self) -> None:
-        """Something is to be delivered."""
+        """Tell the deliverer that something is to be delivered."""
         self._due.set()
 
     async def close(self) -> None:
@@ -54,7 +55,7 @@ class Deliverer:
         self._due.clear()
         clock = self._ledger.clock
         room = Room(self._under_way.values())
-        found = await self._ledger.write(deliveries.take, clock.now_ms(), room)
+        found = await self._ledger.write(deliveries.claim_due, clock.now_ms(), room)
         for due in found:
             task = asyncio.create_task(self._deliver(due), name="delivery")
             self._under_way[task] = due.target
@@ -72,7 +73,7 @@ class Deliverer:
         del self._under_way[task]
         self._due.set()
         if not task.cancelled() and (error := task.exception()) is not None:
-            # How it went could not be recorded; or it is an error of ours.
+            # How the delivery went could not be recorded; or this is an error of ours.
             log.error("a delivery is tried again in a minute", exc_info=error)
 
     async def _deliver(self, due: Due) -> None:
@@ -91,17 +92,17 @@ class Deliverer:
                 raise DeliveryError(due.attributes[REFUSED], final=True)
             await _in_thread(partial(self._destinations.send, delivery))
         except DeliveryError as error:
-            given_up = await self._ledger.write(
-                deliveries.failed, due, storable(str(error)), self._ledger.clock, final=error.final
+            abandoned = await self._ledger.write(
+                deliveries.record_failure, due, storable(str(error)), self._ledger.clock, final=error.final
             )
-            self._count(due, "failed" if given_up else "retried")
+            self._count(due, "failed" if abandoned else "retried")
             log.log(
-                logging.ERROR if given_up else logging.WARNING,
-                "a delivery failed" if given_up else "a delivery failed and is tried again",
+                logging.ERROR if abandoned else logging.WARNING,
+                "a delivery failed" if abandoned else "a delivery failed and is tried again",
                 extra={"request_id": due.request_id, "target": due.target, "error": str(error)},
             )
         else:
-            await self._ledger.write(deliveries.delivered, [due.id], self._ledger.clock.now_ms())
+            await self._ledger.write(deliveries.record_success, [due.id], self._ledger.clock.now_ms())
             self._count(due, "delivered")
 
     def _count(self, due: Due, what: str) -> None:
@@ -109,10 +110,10 @@ class Deliverer:
 
 
 async def _in_thread(work: Callable[[], None]) -> None:
-    """Run it in a thread that nobody waits for when the process ends: it is tried again."""
+    """Do the work in a thread that nobody waits for when the process ends; the delivery is tried again then."""
     done: Future[None] = Future()
 
-    def run() -> None:
+    def send() -> None:
         try:
             work()
         except BaseException as error:  # noqa: BLE001 - whoever waits gets it
@@ -120,5 +121,5 @@ async def _in_thread(work: Callable[[], None]) -> None:
         else:
             done.set_result(None)
 
-    threading.Thread(target=run, name="delivery", daemon=True).start()
+    threading.Thread(target=send, name="delivery", daemon=True).start()
     await asyncio.wrap_future(done)

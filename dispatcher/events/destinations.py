@@ -57,8 +57,8 @@ _ARN: Final = re.compile(
     re.ASCII,
 )
 _LAMBDA: Final = re.compile(r"arn:aws[a-z-]*:lambda:")
-#: Error codes of 4xx that pass, besides those with "throttl" in them (botocore's retry handlers have the same), and those
-#: that EventBridge gives an entry.
+#: Error codes of 4xx after which another try may succeed, besides those with "throttl" in them (botocore's retry handlers have
+#: the same), and those that EventBridge gives an entry.
 _PASSING: Final = frozenset(
     {
         "BandwidthLimitExceeded", "InternalException", "InternalFailure", "LimitExceededException", "PriorRequestNotComplete",
@@ -76,13 +76,13 @@ _TRANSPORT: Final = (
     ResponseParserError,
     KeyError,  # what botocore's parser raises for a page of some proxy that happens to be XML
 )
-#: Callers choose the regions.
+#: Clients and queues that are remembered; there is a limit because callers choose the regions and names.
 _MOST_CLIENTS: Final = 64
 _MOST_QUEUES: Final = 10_000
 
 
 class DeliveryError(Exception):
-    """A delivery failed. ``final``: trying again soon would give the same."""
+    """A delivery failed. ``final`` says that another try would fail too."""
 
     def __init__(self, message: str, final: bool) -> None:
         super().__init__(message)
@@ -124,7 +124,7 @@ class Destinations:
         self._queues: dict[str, str] = {}
 
     def send(self, delivery: Delivery) -> None:
-        """Send it and wait for the answer; raises ``DeliveryError``."""
+        """Send a delivery and wait for the answer. Raises ``DeliveryError``."""
         target = _target(delivery)
         with _errors_of(_NAMES[target.service], delivery.target):
             client = self._client(target.service, target.region)
@@ -163,7 +163,7 @@ class Destinations:
                 **more,
             )
         except ClientError:
-            # It may have another URL by now.
+            # The queue may have another URL by now.
             with self._lock:
                 self._queues.pop(delivery.target, None)
             raise
@@ -223,7 +223,9 @@ def _send_events(client: Any, delivery: Delivery) -> None:
 
 
 def _expected(member: str, answer: dict[str, Any], service: str, delivery: Delivery) -> Any:
-    """What every answer of the service has: botocore takes any page with status 200 for an answer without members."""
+    """A member that every answer of the service has. Raises ``DeliveryError`` without it, because botocore takes any page with
+    status 200 for an answer without members.
+    """
     found = answer.get(member)
     if not found:
         text = f"{service}, {delivery.target}: the answer has no {member}; is the endpoint {service}?"

@@ -1,8 +1,8 @@
-"""The feeder: sends what is due to the workers, as many messages as slots are free, and looks after what is in flight.
+"""The feeder: sends what is due to the workers, as many messages as slots are free, and rescues what is lost in flight.
 
-A message may be lost: with Redis, or with a worker that had just taken it. Nobody has it then, and it is in no queue; or
-its worker has no heartbeat. Each of its events is claimed as ``void`` first: if that is granted it never ran and never
-will; if not, it runs, has ended, or its worker died while it ran, and the record says which.
+A message may be lost: with Redis, or with a worker that had just received it. Nobody has it then, and it is in no queue; or
+its worker has no heartbeat. To rescue its events, each attempt is claimed as ``void`` first: if that is granted, the attempt
+never ran and never will; if not, it runs, has ended, or its worker died while it ran, and the record says which.
 """
 
 import asyncio
@@ -19,8 +19,8 @@ from dispatcher.calls.placement import mode_of
 from dispatcher.catalog.resolving import Target
 from dispatcher.events.sizing import Sizing
 from dispatcher.events.slots import most_in_flight
-from dispatcher.ledger.feeding import Fed, Plan, unfed
-from dispatcher.ledger.settling import Ending
+from dispatcher.ledger.endings import Ending
+from dispatcher.ledger.feeding import Fed, Plan, in_flight_since
 from dispatcher.loops import cancel, forever
 from dispatcher.redis_client import connect, result_of, run_script
 from dispatcher.wire.errors import AwsError
@@ -31,24 +31,25 @@ from workers.contract.messages import INLINE_PAYLOAD_BYTES, START_MS, VERSION, I
 if TYPE_CHECKING:
     import redis.asyncio
 
-    from dispatcher.ledger.accepting import EventRow
+    from dispatcher.ledger.rows import InFlightEvent
     from dispatcher.operations.services import Services
 
-#: A round at least this often: workers come and go, and on PostgreSQL others accept events too.
+#: How often there is a round at least, because workers come and go, and on PostgreSQL others accept events too.
 _TICK_S: Final = 0.5
 _BETWEEN_S: Final = 0.02
-#: What nobody claimed for so long never will be.
+#: How long a message may wait to be claimed; after that no worker claims it any more.
 _CLAIM_BY_S: Final = 120.0
 _AFTERLIFE_MS: Final = 60_000
-#: A copy of a voided message must find its record, for as long as it could be claimed.
+#: How long the record of a void attempt lives: as long as a copy of its message could be claimed.
 _VOID_MS: Final = int(_CLAIM_BY_S * 1000) + _AFTERLIFE_MS
-#: In flight for less than this needs no looking after.
+#: What has been in flight for less than this needs no rescue.
 _YOUNG_MS: Final = 1000
-#: So many looks in a row must miss a message before it counts as lost.
+#: How many looks in a row must miss a message before it counts as lost; and before a worker that lives, but does not say any
+#: more that it has the message, is taken to have ended it.
 _MISSED: Final = 3
 _ABANDONED: Final = 20
 _LAG_S: Final = 2.0
-#: An attempt that has ended, by its record, and whose outcome has not come for so long: it is lost.
+#: How long the outcome of an attempt that has ended, by its record, may be on its way before it counts as lost.
 _UNREAD_S: Final = 10.0
 
 log = logging.getLogger(__name__)
@@ -74,19 +75,19 @@ class Feeder:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Go on in the background."""
+        """Feed and rescue in the background from now on."""
         self._tasks = [
             asyncio.create_task(forever(self._round, "feeding"), name="feeder"),
-            asyncio.create_task(forever(self._look, "looking after events"), name="events in flight"),
+            asyncio.create_task(forever(self._rescue, "rescuing events"), name="rescue"),
         ]
 
     async def close(self) -> None:
-        """Stop; what is in flight stays so, and whoever comes next looks after it."""
+        """Stop; what is in flight stays so, and whoever comes next rescues what is lost of it."""
         await cancel(*self._tasks)
         await self._redis.aclose()
 
     def wake(self, *, room: bool = False) -> None:
-        """Something is due; or, with ``room``, a slot has become free."""
+        """Tell the feeder that something is due; or, with ``room``, that a slot has become free."""
         self._room = self._room or room
         if self._room or not self._full:
             self._due.set()
@@ -134,11 +135,11 @@ class Feeder:
             except (RedisError, OSError, AwsError):
                 raise  # nothing gets out
             except Exception:
-                # What is wrong with one function's message holds up no other's.
+                # What is wrong with one function's message delays no other's.
                 log.exception("a message can't be published", extra={"function": fed.target.spec.arn})
 
     async def _publish(self, fed: Fed) -> None:
-        """Send a message whose events are in flight by now; if that fails they are looked after like any lost one."""
+        """Send a message whose events are in flight by now; if that fails they are rescued as from any lost message."""
         target = fed.target
         slot = await self._services.admission.slot(target)
         claim_by_ms = int((time.time() + _CLAIM_BY_S) * 1000)
@@ -171,13 +172,13 @@ class Feeder:
             pipe.lpush(name, envelope(batch, name))
             await pipe.execute()
 
-    # Looking after what is in flight
+    # Rescuing what is lost in flight
 
-    async def _look(self) -> None:
+    async def _rescue(self) -> None:
         await asyncio.sleep(_TICK_S)
         if self._fleet.recovering or await self._settling_lags():
             return
-        rows = await self._ledger.read(unfed, self._ledger.clock.now_ms() - _YOUNG_MS)
+        rows = await self._ledger.read(in_flight_since, self._ledger.clock.now_ms() - _YOUNG_MS)
         messages = {name: list(found) for name, found in groupby(sorted(rows, key=_message), _message)}
         for gone in self._missed.keys() - messages.keys():
             del self._missed[gone]
@@ -193,8 +194,8 @@ class Feeder:
                 log.debug("fed again", extra={"request_id": settled.request_id})
             self.wake(room=True)
 
-    async def _suspicious(self, messages: "dict[str, list[EventRow]]") -> list[str]:
-        """Messages that nobody has, or that a dead worker had."""
+    async def _suspicious(self, messages: "dict[str, list[InFlightEvent]]") -> list[str]:
+        """Names of the messages that nobody has, or that a dead worker had."""
         async with self._redis.pipeline(transaction=False) as pipe:
             for name, rows in messages.items():
                 pipe.get(keys.message(name))
@@ -215,7 +216,7 @@ class Feeder:
         return suspicious
 
     async def _settling_lags(self) -> bool:
-        """Outcomes have been waiting for a while: what they are of must not be taken for lost."""
+        """Whether outcomes have been waiting for a while; attempts that have such an outcome must not count as lost."""
         oldest = await result_of(self._redis.xrange(keys.OUTCOMES, count=1))
         if not oldest:
             return False
@@ -226,8 +227,8 @@ class Feeder:
     async def _lives(self, worker: str) -> bool:
         return worker in self._fleet.workers or bool(await result_of(self._redis.exists(keys.worker(worker))))
 
-    async def _examine(self, row: "EventRow") -> Ending | None:
-        """How an attempt ended that no worker will say anything of; ``None``: one will, or has."""
+    async def _examine(self, row: "InFlightEvent") -> Ending | None:
+        """How an attempt ended of which no worker will say anything; None when one will, or has."""
         record = keys.invocation(row.request_id)
         word = await run_script(
             self._redis, "claim", [record, ""], ["void", row.attempt, "feeder", "", 0, _VOID_MS, -1, "", 0]
@@ -237,7 +238,7 @@ class Feeder:
         found = await result_of(self._redis.hmget(record, "state", "worker", "environment"))
         state, worker, environment = ((value or b"").decode() for value in found)
         if state in {"run", "held"}:
-            # One that lives and says no more that it has the message has ended it: Redis lost the outcome.
+            # A worker that lives and does not say any more that it has the message has ended it: Redis lost the outcome.
             if await self._lives(worker) and self._missed[row.message] < _ABANDONED:
                 return None
             await self._forget(row)
@@ -246,7 +247,7 @@ class Feeder:
         since = self._done_since.setdefault((row.request_id, row.attempt), now)
         return self._ending(row, "lost", worker, environment) if now - since > _UNREAD_S else None
 
-    def _ending(self, row: "EventRow", kind: str, worker: str, environment: str) -> Ending:
+    def _ending(self, row: "InFlightEvent", kind: str, worker: str, environment: str) -> Ending:
         self._done_since.pop((row.request_id, row.attempt), None)
         now_ms = self._ledger.clock.now_ms()
         message = "The worker died while it ran the event." if kind == "died" else "No worker ran it to an end."
@@ -262,7 +263,7 @@ class Feeder:
             error_message=message,
         )
 
-    async def _forget(self, row: "EventRow") -> None:
+    async def _forget(self, row: "InFlightEvent") -> None:
         account, region, function = row.function.split(":", 2)
         await run_script(
             self._redis,
@@ -277,5 +278,5 @@ class Feeder:
         )
 
 
-def _message(row: "EventRow") -> str:
+def _message(row: "InFlightEvent") -> str:
     return str(row.message)

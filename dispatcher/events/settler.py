@@ -1,6 +1,6 @@
 """The settler: reads the outcomes of events' attempts, and has the ledger decide what becomes of each.
 
-A consumer group of the stream: what one dispatcher read and did not settle before it died, another takes over. An entry is
+The settlers of all dispatchers are a consumer group of the stream: what one dispatcher read and did not settle before it died, another takes over. An entry is
 deleted when its change is on disk. Under load many outcomes come with one read, and cost one commit.
 """
 
@@ -13,8 +13,8 @@ import msgspec
 from redis.exceptions import ResponseError
 
 from dispatcher.events.sizing import Sizing
-from dispatcher.ledger import Ledger
-from dispatcher.ledger.settling import Ending, Settled, error_document, storable
+from dispatcher.ledger.endings import Ending, Settled, error_document, storable
+from dispatcher.ledger.ledger import Ledger
 from dispatcher.loops import cancel, forever
 from dispatcher.redis_client import connect, result_of
 from dispatcher.wire.errors import AwsError
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 _GROUP: Final = "ledger"
 _MANY: Final = 500
 _WAIT_MS: Final = 1000
-#: Where outcomes come in quick succession, more of them share the next commit.
+#: The pause after several outcomes came at once, so that more of them share the next commit.
 _GATHER_S: Final = 0.02
-#: What another dispatcher read this long ago it will not settle any more.
+#: How long ago another dispatcher read what it will not settle any more.
 _ABANDONED_MS: Final = 5000
 _TAKE_OVER_S: Final = 2.0
 _TIDY_S: Final = 600.0
@@ -55,13 +55,13 @@ class Settler:
         self._sizing = sizing
         self._on_settled = on_settled
         self._unsettled: list[Entry] = []
-        """Read, and not on disk yet."""
+        """Entries that were read, and whose changes are not on disk yet."""
         self._take_over_at = 0.0
         self._tidy_at = 0.0
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Go on in the background."""
+        """Settle in the background from now on."""
         self._task = asyncio.create_task(forever(self._step, "settling"), name="settler")
 
     async def close(self) -> None:
@@ -76,7 +76,7 @@ class Settler:
         except ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
-            await self._make_group()  # the stream is new, or Redis was lost
+            await self._create_group()  # the stream is new, or Redis was lost
             return
         if not entries:
             return
@@ -85,7 +85,7 @@ class Settler:
         settled = {one.request_id: one for one in await self._settle([_ending(one) for one in outcomes])}
         for outcome in outcomes:
             if outcome.kind in {"success", "function_error"} and (one := settled.get(outcome.request_id)):
-                self._sizing.note(one.function, outcome.init_ms + outcome.duration_ms)
+                self._sizing.note_duration(one.function, outcome.init_ms + outcome.duration_ms)
         self._unsettled = []
         self._on_settled()
         if len(entries) > 1:
@@ -97,7 +97,7 @@ class Settler:
             await pipe.execute()
 
     async def _settle(self, endings: list[Ending]) -> list[Settled]:
-        """All together; or, when one of them can't be stored, each by itself, so that it takes no other with it."""
+        """Settle all together; or, when one can't be stored, each by itself, so that it takes no other with it."""
         try:
             return await self._ledger.settle(endings)
         except Exception as error:
@@ -129,7 +129,7 @@ class Settler:
         return found[0][1] if found else []
 
     async def _tidy(self) -> None:
-        """Forget readers that are long gone; one that has left something unsettled is still needed to find that."""
+        """Forget readers that are long gone; a reader that left something unsettled is still needed to find that."""
         if time.monotonic() < self._tidy_at:
             return
         self._tidy_at = time.monotonic() + _TIDY_S
@@ -137,16 +137,16 @@ class Settler:
             if reader["idle"] > _GONE_MS and not reader["pending"]:
                 await result_of(self._redis.xgroup_delconsumer(keys.OUTCOMES, _GROUP, reader["name"]))
 
-    async def _make_group(self) -> None:
+    async def _create_group(self) -> None:
         try:
             await result_of(self._redis.xgroup_create(keys.OUTCOMES, _GROUP, id="0", mkstream=True))
         except ResponseError as error:
-            if "BUSYGROUP" not in str(error):  # another dispatcher made it
+            if "BUSYGROUP" not in str(error):  # another dispatcher created it
                 raise
 
 
 def _outcome(entry: Entry) -> Outcome | None:
-    """``None``: of a newer Everwarm. Its event is fed again when nothing has come of it for a while."""
+    """The outcome in an entry; None when a newer Everwarm wrote it, and then its event is fed again after a while."""
     try:
         return decode_outcome(entry[1][b"o"])
     except (VersionMismatch, msgspec.DecodeError, KeyError) as error:

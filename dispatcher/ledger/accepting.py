@@ -1,10 +1,10 @@
-"""Taking events in."""
+"""Accepting events: what Invoke answers 202 for is inserted here, and is queued from then on."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from dispatcher.catalog.rows import FunctionKey
 from dispatcher.sql import hot
@@ -13,9 +13,6 @@ from workers.contract.messages import Lane
 
 _ADD_EVENTS: Final = hot.insert(events.name, *events.c.keys())
 _ADD_PAYLOADS: Final = hot.insert(payloads.name, *payloads.c.keys())
-
-#: A row selected from ``events``.
-EventRow = Row[*tuple[Any, ...]]
 
 
 class NewEvent(msgspec.Struct, frozen=True, gc=False):
@@ -30,9 +27,9 @@ class NewEvent(msgspec.Struct, frozen=True, gc=False):
     trace_id: str = ""
     lane: Lane = "event"
     origin: str = ""
-    """Empty for a caller of the API; else what put it here."""
+    """What caused the event, such as ``destination:<function>``; empty for a caller of the API."""
     parent: str = ""
-    """Request id of the event that it repeats or follows."""
+    """Request id of the event that this one repeats or follows."""
 
 
 def key_text(key: FunctionKey) -> str:
@@ -46,7 +43,7 @@ def key_of(text: str) -> FunctionKey:
 
 
 def accept(connection: Connection, new: Sequence[NewEvent], ids: Iterable[int], now_ms: int) -> None:
-    """Insert them, due at once."""
+    """Insert the new events, due at once."""
     numbered = list(zip(ids, new, strict=False))
     _ADD_EVENTS(connection, [_row(number, event, now_ms) for number, event in numbered])
     _ADD_PAYLOADS(connection, [{"event_id": number, "payload": event.payload} for number, event in numbered])

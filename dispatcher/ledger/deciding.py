@@ -20,13 +20,13 @@ RETRIES_EXHAUSTED: Final = "RetriesExhausted"
 AGE_EXCEEDED: Final = "EventAgeExceeded"
 ZERO_CONCURRENCY: Final = "ZeroReservedConcurrency"
 
-#: So many workers may die while they run an event; it may be what kills them.
+#: How many workers may die while they run an event before it fails, because the event may be what kills them.
 MOST_CRASHES: Final = 3
 _LONGEST_BACKOFF_S: Final = 300.0
 
 
 class Standing(msgspec.Struct, frozen=True, gc=False):
-    """How far an event is."""
+    """How far an event is. ``accepted_ms`` is when it was accepted, in ms since 1970."""
 
     accepted_ms: int
     tries: int
@@ -38,7 +38,7 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
-    """Where it goes from here. ``due_ms``: queued: not before."""
+    """What becomes of the event: its new state and counts. A queued event is not due before ``due_ms``."""
 
     state: State
     tries: int
@@ -51,12 +51,15 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 def decide(
     event: Standing, kind: Kind, config: EventConfig, now_ms: int, clock: Clock, retry_base_s: float
 ) -> Decision:
-    """``kind``: how the attempt ended. ``interrupted``: its worker stopped; ``lost``: it never began; ``died``: its worker did."""
+    """Decide what becomes of an event whose attempt ended as ``kind`` says.
+
+    An attempt was ``interrupted`` when its worker stopped, is ``lost`` when it never began, and ``died`` with its worker.
+    """
     tries, backoffs, crashes = event.tries, event.backoffs, event.crashes
     expires_ms = event.accepted_ms + clock.span_ms(config.maximum_age_s)
 
     def queued(wait_s: float) -> Decision:
-        # Not beyond its age: it is looked at then, and ends.
+        # No pause goes beyond the maximum age: the event is due then, and the feeder ends it.
         due_ms = min(now_ms + clock.span_ms(wait_s), max(expires_ms, now_ms))
         return Decision("queued", tries, backoffs, crashes, due_ms)
 

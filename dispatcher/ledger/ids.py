@@ -1,7 +1,7 @@
-"""Numbers of events: microseconds since 1970, and ten random bits, since there may be other dispatchers.
+"""Numbers of events: microseconds since 1970, and ten random bits, because there may be other dispatchers.
 
-They grow with the time of acceptance, so the ledger's order, its ``since`` and ``until`` and its retention by age need no
-index of their own.
+The numbers grow with the time of acceptance, so the ledger's order, its ``since`` and ``until`` and its retention by age
+need no index of their own.
 """
 
 import random
@@ -13,7 +13,7 @@ _RANDOM_BITS: Final = 10
 
 
 class Ids:
-    """Of one dispatcher."""
+    """The numbers that one dispatcher gives, from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -32,5 +32,5 @@ def accepted_ms(event_id: int) -> int:
 
 
 def first_of(at_ms: int) -> int:
-    """No event that was accepted at ``at_ms`` or later has a smaller number."""
+    """The smallest number that an event accepted at ``at_ms`` (ms since 1970) or later may have."""
     return at_ms * 1000 << _RANDOM_BITS

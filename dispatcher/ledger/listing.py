@@ -1,11 +1,11 @@
-"""Looking at the ledger. Nothing here reads through all of it: every filter has an index, or an end of one, to begin at.
+"""Finding and showing events. No query reads through the whole ledger: every filter has an index, or an end of one, to begin at.
 
 The newest come first, and that is the order of the ids, which the indexes have behind their own column. What is asked for
 by the beginning of a name (all functions of an account, all replays) is looked up name by name, skipping from one to the next.
 """
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, get_args
@@ -13,14 +13,18 @@ from typing import Any, Final, Literal, get_args
 from sqlalchemy import Connection, bindparam, select, text
 
 from dispatcher.catalog.rows import FunctionKey
-from dispatcher.ledger.accepting import EventRow, key_of, key_text
+from dispatcher.ledger.accepting import key_of, key_text
 from dispatcher.ledger.ids import accepted_ms, first_of
+from dispatcher.ledger.rows import Attempt, DeliveryProgress, Event, QueueLength
+from dispatcher.sql.skip_scan import skip_scan
 from dispatcher.sql.tables import attempts, deliveries, events, payloads
+from dispatcher.sql.typed_rows import columns_of, fetch, fetch_one
 
 State = Literal["queued", "fed", "succeeded", "failed", "cancelled"]
 STATES: Final[tuple[State, ...]] = get_args(State)
 
-_COLUMNS: Final = ", ".join(events.c.keys())
+_EVENTS: Final = select(*columns_of(Event, events))
+_COLUMNS: Final = ", ".join(Event.__struct_fields__)
 #: Spelt out, and with the condition of the index word for word: SQLite finds an index over some of the rows by that only.
 _IN_STATE: Final[dict[State, str]] = {
     "queued": "state = 'queued'",
@@ -29,30 +33,22 @@ _IN_STATE: Final[dict[State, str]] = {
     "failed": "state IN ('failed', 'cancelled') AND state = 'failed'",
     "cancelled": "state IN ('failed', 'cancelled') AND state = 'cancelled'",
 }
-#: So many queued events are sorted here; of more than that the newest are near the end of the ledger.
+#: The most queued events that are sorted here; of more than that the newest are near the end of the ledger.
 _FEW: Final = 2000
-#: So many names with the same beginning are looked up one by one.
+#: The most names with the same beginning that are looked up one by one.
 _NAMES: Final = 2000
 #: Sorts behind everything that begins like what stands before it.
 _LAST: Final = "\U0010ffff"
-#: Name by name through an index, without touching the rows between.
-_SKIP: Final = (
-    "WITH RECURSIVE names(name) AS ("
-    "SELECT min({column}) FROM events WHERE {column} >= :low AND {column} < :high AND {column} <> '' UNION ALL "
-    "SELECT (SELECT min({column}) FROM events WHERE {column} > names.name AND {column} < :high AND {column} <> '') "
-    "FROM names WHERE names.name IS NOT NULL) "
-    "SELECT name FROM names WHERE name IS NOT NULL LIMIT :most"
-)
 
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Which events; what is empty or ``None`` does not matter."""
+    """Which events are meant; what is empty or None does not matter."""
 
     account: str = ""
     region: str = ""
     function: str = ""
-    """A name; it needs account and region."""
+    """A name, which needs account and region beside it."""
     state: State | None = None
     since_ms: int | None = None
     """Accepted then or later."""
@@ -61,68 +57,86 @@ class Filters:
     error: str = ""
     """The error's type."""
     origin: str = ""
-    """Exactly, or what begins like it when it ends with ``*``."""
+    """The whole origin; with ``*`` at its end the beginning of one."""
     lane: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """What waits and runs of one function (``account:region:name``) in one lane."""
+    """How many events of one function (``account:region:name``) wait and run in one lane."""
 
     function: str
     lane: str
     queued: int
     oldest_ms: int | None
-    """When the queued event was accepted that waits for longest."""
+    """When the oldest queued event was accepted, in ms since 1970; None when none is queued."""
     fed: int
 
 
 def list_events(connection: Connection, filters: Filters, limit: int) -> list[dict[str, Any]]:
     """The newest events that match, as JSON objects without payloads, attempts and deliveries."""
-    return [_summary(row) for row in find(connection, filters, limit)]
+    return [_summary(row) for row in find_events(connection, filters, limit)]
 
 
-def get(connection: Connection, account: str, region: str, request_id: str) -> dict[str, Any] | None:
+def describe_event(connection: Connection, account: str, region: str, request_id: str) -> dict[str, Any] | None:
     """Everything about one event as a JSON object. Account and region may be empty."""
-    row = connection.execute(select(events).where(events.c.request_id == request_id)).one_or_none()
-    if row is None or not _is_of(row.function, account, region):
+    event = find_event(connection, request_id)
+    if event is None or not _is_of(event.function, account, region):
         return None
-    payload = connection.execute(select(payloads.c.payload).where(payloads.c.event_id == row.id)).scalar_one_or_none()
-    tries = connection.execute(select(attempts).where(attempts.c.event_id == row.id).order_by(attempts.c.number))
-    sent = connection.execute(select(deliveries).where(deliveries.c.event_id == row.id).order_by(deliveries.c.id))
+    payload = connection.execute(select(payloads.c.payload).where(payloads.c.event_id == event.id)).scalar_one_or_none()
     return {
-        **_summary(row),
-        "trace_id": row.trace_id,
-        "mode": row.mode,
-        "fed_at": iso(row.fed_at),
-        **_payload(bytes(payload or b"")),
-        "attempts": [_attempt(attempt) for attempt in tries],
-        "deliveries": [_delivery(delivery) for delivery in sent],
+        **_summary(event),
+        "trace_id": event.trace_id,
+        "mode": event.mode,
+        "fed_at": iso(event.fed_at),
+        **_payload(payload or b""),
+        "attempts": [_attempt(attempt) for attempt in _attempts_of(connection, event)],
+        "deliveries": [_delivery(delivery) for delivery in _deliveries_of(connection, event)],
     }
 
 
+def _attempts_of(connection: Connection, event: Event) -> list[Attempt]:
+    query = select(*columns_of(Attempt, attempts)).where(attempts.c.event_id == event.id)
+    return fetch(connection, query.order_by(attempts.c.number), Attempt)
+
+
+def _deliveries_of(connection: Connection, event: Event) -> list[DeliveryProgress]:
+    query = select(*columns_of(DeliveryProgress, deliveries)).where(deliveries.c.event_id == event.id)
+    return fetch(connection, query.order_by(deliveries.c.id), DeliveryProgress)
+
+
 def gauges(connection: Connection) -> list[Gauge]:
-    """Of every function and lane that has events queued or in flight."""
-    queued, fed = _counted(connection, "queued"), _counted(connection, "fed")
-    found = []
-    for function, lane in sorted(queued.keys() | fed.keys()):
-        count, oldest_ms = queued.get((function, lane), (0, None))
-        found.append(Gauge(function, lane, count, oldest_ms, fed.get((function, lane), (0, None))[0]))
-    return found
+    """The figures of every function and lane that has events queued or in flight."""
+    queued, fed = _lengths(connection, "queued"), _lengths(connection, "fed")
+    return [_gauge(*flow, queued.get(flow), fed.get(flow)) for flow in sorted(queued.keys() | fed.keys())]
 
 
-def _counted(connection: Connection, state: Literal["queued", "fed"]) -> dict[tuple[str, str], tuple[int, int | None]]:
+def _gauge(function: str, lane: str, queued: QueueLength | None, fed: QueueLength | None) -> Gauge:
+    return Gauge(
+        function,
+        lane,
+        queued.count if queued is not None else 0,
+        accepted_ms(queued.oldest_id) if queued is not None else None,
+        fed.count if fed is not None else 0,
+    )
+
+
+def _lengths(connection: Connection, state: Literal["queued", "fed"]) -> dict[tuple[str, str], QueueLength]:
     table = _at(connection, f"events_{state}")
     query = f"SELECT function, lane, count(*), min(id) FROM {table} WHERE {_IN_STATE[state]} GROUP BY function, lane"  # noqa: S608
-    rows = connection.execute(text(query))
-    return {(function, lane): (count, accepted_ms(oldest)) for function, lane, count, oldest in rows}
+    return {(found.function, found.lane): found for found in fetch(connection, text(query), QueueLength)}
 
 
 # --- finding ---
 
 
-def find(connection: Connection, filters: Filters, limit: int, before: int | None = None) -> list[EventRow]:
-    """Rows of ``events``: the newest that match, of those whose id is below ``before`` if that is given."""
+def find_event(connection: Connection, request_id: str) -> Event | None:
+    """One event, or None when the ledger does not have it."""
+    return fetch_one(connection, _EVENTS.where(events.c.request_id == request_id), Event)
+
+
+def find_events(connection: Connection, filters: Filters, limit: int, before: int | None = None) -> list[Event]:
+    """The newest events that match, of those whose id is below ``before`` if that is given."""
     if filters.state == "queued" and not filters.error and not _is_exact(filters.origin):
         few = _few_queued(connection, filters)
         if few is not None:
@@ -130,12 +144,15 @@ def find(connection: Connection, filters: Filters, limit: int, before: int | Non
     each = _by_name(connection, filters) if not _index(filters) else None
     if each is None:
         return _rows(connection, filters, limit, 0, before)
-    found: list[EventRow] = []
+    found: list[Event] = []
     for one in each:
         after = found[-1].id if len(found) == limit else 0
-        found += _rows(connection, one, limit, after, before)
-        found = sorted(found, key=lambda row: -row.id)[:limit]
+        found = _newest([*found, *_rows(connection, one, limit, after, before)], limit)
     return found
+
+
+def _newest(found: Iterable[Event], limit: int) -> list[Event]:
+    return sorted(found, key=lambda event: -event.id)[:limit]
 
 
 def _rows(
@@ -145,20 +162,20 @@ def _rows(
     after: int,
     before: int | None,
     of: Sequence[int] | None = None,
-) -> list[EventRow]:
-    """Down one index, or the ids themselves, to the first that match; or those of these ids that do."""
+) -> list[Event]:
+    """The newest that match, read down one index or the ids themselves; or those of the ids ``of`` that match."""
     conditions, values = _conditions(filters, after, before)
     if of is not None:
         query = text(f"SELECT {_COLUMNS} FROM events WHERE id IN :ids AND {conditions}")  # noqa: S608 - words of ours
         query = query.bindparams(bindparam("ids", expanding=True))
-        return sorted(connection.execute(query, {**values, "ids": of}).all(), key=lambda row: -row.id)[:limit]
+        return _newest(fetch(connection, query, Event, {**values, "ids": of}), limit)
     table = _at(connection, _index(filters))
     query = text(f"SELECT {_COLUMNS} FROM {table} WHERE {conditions} ORDER BY id DESC LIMIT :limit")  # noqa: S608
-    return list(connection.execute(query, {**values, "limit": limit}).all())
+    return fetch(connection, query, Event, {**values, "limit": limit})
 
 
 def _index(filters: Filters) -> str:
-    """The one that leaves least to look through; empty: none has the filter's column in front."""
+    """Name of the index that leaves least to look through; empty when none has a column of the filters in front."""
     if filters.state == "fed":
         return "events_fed"
     if filters.error:
@@ -171,14 +188,14 @@ def _index(filters: Filters) -> str:
 
 
 def _at(connection: Connection, index: str) -> str:
-    """SQLite has no statistics to choose by, and would rather sort. PostgreSQL has them, and no hints."""
+    """``events`` with the index to go by: SQLite has no statistics and would rather sort; PostgreSQL has them, and no hints."""
     if connection.dialect.name != "sqlite":
         return "events"
     return f"events INDEXED BY {index}" if index else "events NOT INDEXED"
 
 
 def _conditions(filters: Filters, after: int, before: int | None) -> tuple[str, dict[str, Any]]:
-    """SQL, and the values of its parameters."""
+    """The conditions in SQL, and the values of their parameters."""
     since = first_of(filters.since_ms) if filters.since_ms is not None else 0
     until = first_of(filters.until_ms) if filters.until_ms is not None else None
     given: list[tuple[str, dict[str, Any]]] = [("id >= :since", {"since": max(since, after + 1)})]
@@ -215,7 +232,7 @@ def _is_exact(origin: str) -> bool:
 
 
 def _few_queued(connection: Connection, filters: Filters) -> Sequence[int] | None:
-    """All that are queued of the function, or of all, by the index that is in another order; ``None``: too many."""
+    """Ids of all queued events of the function, or of every function, by an index in another order; None when there are many."""
     (condition, values), *_ = _place(filters) if filters.function else [("function >= ''", {})]
     table = _at(connection, "events_queued")
     query = f"SELECT id FROM {table} WHERE {_IN_STATE['queued']} AND {condition} LIMIT :most"  # noqa: S608 - words of ours
@@ -224,7 +241,7 @@ def _few_queued(connection: Connection, filters: Filters) -> Sequence[int] | Non
 
 
 def _by_name(connection: Connection, filters: Filters) -> list[Filters] | None:
-    """One for each of the names that are asked for by their beginning; ``None``: none are, or there are too many."""
+    """Filters for each of the names that are asked for by their beginning; None when none are, or too many."""
     if filters.origin:
         names = _names(connection, "origin", filters.origin.removesuffix("*"))
         return None if names is None else [replace(filters, origin=name) for name in names]
@@ -238,8 +255,10 @@ def _by_name(connection: Connection, filters: Filters) -> list[Filters] | None:
 
 
 def _names(connection: Connection, column: str, low: str) -> list[str] | None:
-    most = {"low": low, "high": low + _LAST, "most": _NAMES + 1}
-    found = connection.execute(text(_SKIP.format(column=column)), most).scalars().all()
+    names = skip_scan("events", column, f"{column} < :high AND {column} <> ''", f"{column} >= :low")
+    query = f"WITH RECURSIVE {names} SELECT name FROM names WHERE name IS NOT NULL LIMIT :most"  # noqa: S608 - words of ours
+    values = {"low": low, "high": low + _LAST, "most": _NAMES + 1}
+    found = connection.execute(text(query), values).scalars().all()
     return list(found) if len(found) <= _NAMES else None
 
 
@@ -258,32 +277,32 @@ def _is_of(function: str, account: str, region: str) -> bool:
 
 
 def iso(at_ms: int) -> str | None:
-    """ISO 8601 in UTC; ``None`` for 0, which stands for never."""
+    """A time in ms since 1970 as ISO 8601 in UTC; None for 0, which stands for never."""
     if not at_ms:
         return None
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _summary(row: EventRow) -> dict[str, Any]:
-    key = key_of(row.function)
+def _summary(event: Event) -> dict[str, Any]:
+    key = key_of(event.function)
     return {
-        "request_id": row.request_id,
+        "request_id": event.request_id,
         "account": key.account,
         "region": key.region,
         "function": key.name,
-        "qualifier": row.qualifier,
-        "lane": row.lane,
-        "state": row.state,
-        "attempt": row.attempt,
-        "accepted_at": iso(accepted_ms(row.id)),
-        "due_at": iso(row.due_at) if row.state == "queued" else None,
-        "ended_at": iso(row.ended_at),
-        "condition": row.condition,
-        "error_type": row.error_type,
-        "error_message": row.error_message,
-        "origin": row.origin,
-        "parent": row.parent,
-        "payload_size": row.size,
+        "qualifier": event.qualifier,
+        "lane": event.lane,
+        "state": event.state,
+        "attempt": event.attempt,
+        "accepted_at": iso(accepted_ms(event.id)),
+        "due_at": iso(event.due_at) if event.state == "queued" else None,
+        "ended_at": iso(event.ended_at),
+        "condition": event.condition,
+        "error_type": event.error_type,
+        "error_message": event.error_message,
+        "origin": event.origin,
+        "parent": event.parent,
+        "payload_size": event.size,
     }
 
 
@@ -294,33 +313,32 @@ def _payload(payload: bytes) -> dict[str, Any]:
         return {"payload": base64.b64encode(payload).decode(), "payload_encoding": "base64"}
 
 
-def _attempt(row: EventRow) -> dict[str, Any]:
-    result = bytes(row.result)
+def _attempt(attempt: Attempt) -> dict[str, Any]:
     return {
-        "number": row.number,
-        "kind": row.kind,
-        "started_at": iso(row.started_at),
-        "ended_at": iso(row.ended_at),
-        "duration_ms": row.ended_at - row.started_at,
-        "worker": row.worker,
-        "environment": row.environment,
-        "version": row.version,
-        "error_type": row.error_type,
-        "error_message": row.error_message,
-        "log_tail": bytes(row.log_tail).decode(errors="replace"),
-        "result": result.decode(errors="replace"),
-        "result_size": row.result_size,
-        "result_truncated": row.result_size > len(result),
+        "number": attempt.number,
+        "kind": attempt.kind,
+        "started_at": iso(attempt.started_at),
+        "ended_at": iso(attempt.ended_at),
+        "duration_ms": attempt.ended_at - attempt.started_at,
+        "worker": attempt.worker,
+        "environment": attempt.environment,
+        "version": attempt.version,
+        "error_type": attempt.error_type,
+        "error_message": attempt.error_message,
+        "log_tail": attempt.log_tail.decode(errors="replace"),
+        "result": attempt.result.decode(errors="replace"),
+        "result_size": attempt.result_size,
+        "result_truncated": attempt.result_size > len(attempt.result),
     }
 
 
-def _delivery(row: EventRow) -> dict[str, Any]:
+def _delivery(delivery: DeliveryProgress) -> dict[str, Any]:
     return {
-        "kind": row.kind,
-        "target": row.target,
-        "state": row.state,
-        "tries": row.tries,
-        "error": row.error,
-        "due_at": iso(row.due_at) if row.state == "queued" else None,
-        "ended_at": iso(row.ended_at),
+        "kind": delivery.kind,
+        "target": delivery.target,
+        "state": delivery.state,
+        "tries": delivery.tries,
+        "error": delivery.error,
+        "due_at": iso(delivery.due_at) if delivery.state == "queued" else None,
+        "ended_at": iso(delivery.ended_at),
     }

@@ -20,7 +20,7 @@ from dispatcher.wire.parse import check_json
 
 Condition = Literal["Success", "RetriesExhausted", "EventAgeExceeded", "ZeroReservedConcurrency"]
 
-#: SNS takes no more in one message; AWS leaves the payloads out of a record that is larger.
+#: The most that SNS takes in one message; AWS leaves the payloads out of a larger record.
 SNS_BYTES: Final = 256 << 10
 _ERROR_MESSAGE_BYTES: Final = 1024
 #: ``arn:aws:lambda:region:account:function:name`` has 7 parts, a qualifier is the 8th.
@@ -31,9 +31,9 @@ _NAME_PART: Final = 6
 _REFUSED: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 #: What SQS and EventBridge take as a trace header; the one that came with the invocation is its caller's text.
 _TRACE: Final = re.compile(r"Root=1-[0-9a-f]{8}-[0-9a-f]{24}(;[A-Za-z]+=[\w:./+-]*){0,8}", re.ASCII)
-#: How a record begins. It is not parsed, because parsers refuse some of what may be in a payload.
+#: How a record begins. Records are matched and not parsed, because parsers refuse some of what may be in a payload.
 _TIMESTAMP: Final = re.compile(rb'{"version":"1\.0","timestamp":"([0-9T:.-]+Z)"')
-#: Finds the end of a payload. Numbers stay text: a large one is expensive, and Python refuses the largest.
+#: Finds the end of a payload. Numbers stay text, because a large one is expensive and Python refuses the largest.
 _DECODER: Final = json.JSONDecoder(parse_int=str, parse_float=str)
 
 
@@ -47,7 +47,7 @@ class Response:
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class EndedEvent:
     """How an asynchronous invocation ended. ``response`` is None when no attempt gave one."""
 
     request_id: str
@@ -86,19 +86,19 @@ def qualified(function_arn: str) -> str:
     return function_arn if function_arn.count(":") >= _ARN_PARTS else f"{function_arn}:{LATEST}"
 
 
-def destination_record(ending: Ending) -> bytes:
+def destination_record(ended: EndedEvent) -> bytes:
     """The record for a destination, as JSON. The payloads are in it byte for byte."""
     record = _Record(
         version="1.0",
-        timestamp=_timestamp(ending.at),
+        timestamp=_timestamp(ended.at),
         request_context=_raw(
-            _RequestContext(ending.request_id, qualified(ending.function_arn), ending.condition, ending.invoke_count)
+            _RequestContext(ended.request_id, qualified(ended.function_arn), ended.condition, ended.invoke_count)
         ),
-        request_payload=msgspec.Raw(ending.request or b"{}"),
+        request_payload=msgspec.Raw(ended.request or b"{}"),
     )
-    response = ending.response
-    if response is not None and ending.condition != "ZeroReservedConcurrency":
-        # 200 for a function's error too: it is what Invoke answers.
+    response = ended.response
+    if response is not None and ended.condition != "ZeroReservedConcurrency":
+        # A function's error has status 200 too, because that is what Invoke answers.
         record.response_context = _raw(_ResponseContext(200, response.version, response.error))
         record.response_payload = _embedded(response.payload)
     return msgspec.json.encode(record)
@@ -120,7 +120,7 @@ def dead_letter(event: bytes, request_id: str, error_message: str) -> tuple[byte
     """Body and attributes of a dead letter. An empty event is ``{}``: SQS and SNS take no empty message."""
     attributes = {"RequestID": request_id, "ErrorCode": "200"}
     message = _REFUSED.sub("\ufffd", error_message).encode()[:_ERROR_MESSAGE_BYTES].decode(errors="ignore")
-    if message:  # nor an empty attribute
+    if message:  # SQS and SNS take no empty attribute either
         attributes["ErrorMessage"] = message
     return event or b"{}", attributes
 
@@ -134,9 +134,9 @@ def message_attributes(attributes: Mapping[str, str]) -> dict[str, dict[str, str
 
 
 def fifo_parameters(request_id: str, body: bytes) -> dict[str, str]:
-    """What a message to a FIFO queue or topic needs besides. AWS's Lambda sends to none.
+    """What a message to a FIFO queue or topic needs besides; AWS's Lambda sends to none of these.
 
-    The body alone can't tell duplicates: invocations with the same event have the same dead letter.
+    The body alone can't tell duplicates, because invocations with the same event have the same dead letter.
     """
     digest = hashlib.sha256(request_id.encode() + b"\n" + body).hexdigest()
     return {"MessageGroupId": request_id, "MessageDeduplicationId": digest}
@@ -156,7 +156,8 @@ def eventbridge_entry(bus_arn: str, function_arn: str, *, success: bool, record:
 def s3_key(function_arn: str, record: bytes) -> str:
     """The object's key: ``aws/lambda/async/<function>/YYYY/MM/DD/YYYY-MM-DDTHH.MM.SS-<uuid>``, in UTC.
 
-    Time and UUID come from the record, so sending it again replaces the object.
+    Time and UUID come from the record, so sending the record again replaces the object. Raises ``ValueError`` when
+    ``record`` is none.
     """
     found = _TIMESTAMP.match(record)
     if not found:
@@ -168,7 +169,7 @@ def s3_key(function_arn: str, record: bytes) -> str:
 
 
 def trace_header(trace_id: str) -> str:
-    """The invocation's ``X-Amzn-Trace-Id``, or nothing when it is none: a service would refuse the message for it."""
+    """The invocation's ``X-Amzn-Trace-Id``; empty when it is no valid one, because a service would refuse the message."""
     return trace_id if _TRACE.fullmatch(trace_id) else ""
 
 
@@ -181,7 +182,7 @@ def _raw(part: msgspec.Struct) -> msgspec.Raw:
 
 
 def _embedded(payload: bytes) -> msgspec.Raw:
-    """JSON as it is, anything else (Python's ``NaN``, nothing at all) as a string."""
+    """The payload: JSON as it is, anything else (Python's ``NaN``, nothing at all) as a string."""
     try:
         check_json(payload)
     except AwsError:

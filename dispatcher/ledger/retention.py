@@ -1,7 +1,7 @@
 """How long the ledger keeps what has ended: by age, by number and by size; what failed goes last.
 
 Nothing that waits, runs, or has a delivery to make is ever deleted. Rows are looked for beside the commits and deleted in
-small transactions with pauses, so that accepting events is not held up. SQLite uses freed pages again, so its file stays as
+small transactions with pauses, so that accepting events does not wait. SQLite uses freed pages again, so its file stays as
 large as it once was; ``VACUUM``, which would write it anew, is never run.
 """
 
@@ -13,40 +13,40 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Table, delete, exists, func, literal_column, select, text
 
-from dispatcher.ledger import Ledger
 from dispatcher.ledger.ids import first_of
+from dispatcher.ledger.ledger import Ledger
 from dispatcher.settings import Retention
 from dispatcher.sql.tables import attempts, deliveries, events, payloads
 
 _TABLES: Final = (events, payloads, attempts, deliveries)
 _BATCH: Final = 200
-#: So many are deleted before number and size are looked at again: counting a million takes a while.
+#: How many events are deleted before number and size are measured again, because counting a million takes a while.
 _ROUND: Final = 2000
 _SLEEP_S: Final = 30.0
-#: After a batch it pauses for so many times as long as it took.
+#: The pause after a batch, in times of what the batch took.
 _PAUSES: Final = 2.0
 _SHORTEST_PAUSE_S: Final = 0.02
-#: PostgreSQL's own of a row, and of the row of an event in its indexes.
+#: PostgreSQL's own bytes in a row, and those of an event in the indexes.
 _ROW_BYTES: Final = 28
 _INDEX_BYTES: Final = 400
-#: So much of a large table is read to learn how much is in it.
+#: How much of a large table is read to learn how much is in it.
 _SAMPLE_BYTES: Final = 64 << 20
 
 log = logging.getLogger(__name__)
 
 
 class Pruner:
-    """Deletes what is beyond the limits."""
+    """Deletes what is beyond the limits of age, number and size."""
 
     def __init__(self, ledger: Ledger, limits: Retention) -> None:
         self._ledger = ledger
         self._limits = limits
 
     async def step(self) -> None:
-        """One round, and the pause after it."""
-        await asyncio.sleep(_SHORTEST_PAUSE_S if await self.round() else _SLEEP_S)
+        """Do one round, and pause after it."""
+        await asyncio.sleep(_SHORTEST_PAUSE_S if await self.delete_round() else _SLEEP_S)
 
-    async def round(self) -> int:
+    async def delete_round(self) -> int:
         """Delete what is too old, then some of what is too many; answers how many events."""
         deleted = 0
         if self._limits.age_s is not None:
@@ -76,7 +76,7 @@ class Pruner:
 
 
 def excess(connection: Connection, limits: Retention) -> int:
-    """How many events there are beyond number and size, supposing that they are all of the same size."""
+    """How many events there are beyond the limits of number and size, supposing that all have the same size."""
     count = int(connection.execute(select(func.count()).select_from(events)).scalar_one())
     over = count - limits.events if limits.events is not None else 0
     if limits.bytes is not None and count:
@@ -96,7 +96,8 @@ def used_bytes(connection: Connection, enough: int = 0) -> int:
         return (pages - free) * size
     sizes = {table: _total_bytes(connection, table) for table in _TABLES}
     total = sum(sizes.values())
-    # Its files never become smaller, or everything would be deleted, once they are too large. Learning what is in them costs.
+    # The files of PostgreSQL never become smaller, so once they are too large everything would be deleted if they counted.
+    # Live rows count then, which is only worth its cost when the files are too large.
     return total if total <= enough else min(total, sum(_live_bytes(connection, *item) for item in sizes.items()))
 
 
@@ -106,7 +107,7 @@ def _total_bytes(connection: Connection, table: Table) -> int:
 
 
 def _live_bytes(connection: Connection, table: Table, total: int) -> int:
-    """From a part of its pages. What a row has outside of them is counted, and not read."""
+    """The bytes of the table's live rows, estimated from some pages. What a row has outside of these is counted, not read."""
     percent = min(100.0, 100.0 * _SAMPLE_BYTES / max(total, 1))
     columns = " + ".join(f"pg_column_size({column.name})" for column in table.columns)
     own = _ROW_BYTES + (_INDEX_BYTES if table is events else 0)
@@ -115,12 +116,12 @@ def _live_bytes(connection: Connection, table: Table, total: int) -> int:
 
 
 def _is(*states: str) -> ColumnElement[bool]:
-    # Spelt out, since an index over some of the rows is found by the words of its condition.
+    # Spelt out, because an index over some of the rows is found by the words of its condition.
     words: list[ColumnElement[Any]] = [literal_column(f"'{state}'") for state in states]
     return events.c.state == words[0] if len(words) == 1 else events.c.state.in_(words)
 
 
-#: In the order in which they go. The last one's first condition is that of the index.
+#: Which events go first, and which next. The first condition of the last is that of the index.
 _ENDED: Final = ((_is("succeeded", "cancelled"),), (_is("failed", "cancelled"), _is("failed")))
 
 
@@ -135,7 +136,7 @@ def _oldest(connection: Connection, which: Sequence[ColumnElement[bool]], after:
 
 
 def _remove(connection: Connection, ids: Sequence[int]) -> None:
-    """An end is for good, so what was found may be deleted later, and by two dispatchers at once."""
+    """Delete these events. Ends are final, so what was found to have ended may be deleted later, and by two dispatchers."""
     if ids:
         for table in (deliveries, attempts, payloads):
             connection.execute(delete(table).where(table.c.event_id.in_(ids)))

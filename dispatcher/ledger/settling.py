@@ -1,125 +1,73 @@
-"""Ends of attempts: recorded, decided on, and followed by what they cause, in one transaction.
+"""Ends of attempts: recorded, decided on, and followed by their consequences, in one transaction.
 
-An ending of an older attempt, or of an event that is not in flight any more, changes nothing: that is what makes every
-message, outcome and look-after repeatable.
+An ending of an older attempt, or of an event that is not in flight any more, changes nothing. That is what makes every
+message, every outcome and every rescue repeatable.
 """
 
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Final
 
-import msgspec
 from sqlalchemy import Connection, select
 
 from dispatcher.catalog.resolving import EventConfig, resolve
-from dispatcher.clock import Clock
-from dispatcher.ledger import following
-from dispatcher.ledger.accepting import EventRow, key_of
-from dispatcher.ledger.deciding import Decision, Kind, Standing, decide
+from dispatcher.ledger.accepting import key_of
+from dispatcher.ledger.consequences import record_consequences
+from dispatcher.ledger.deciding import Decision, Standing, decide
+from dispatcher.ledger.endings import Context, Ending, Settled
 from dispatcher.ledger.ids import accepted_ms
+from dispatcher.ledger.rows import OpenEvent
 from dispatcher.sql import hot
 from dispatcher.sql.tables import attempts, events
+from dispatcher.sql.typed_rows import columns_of, fetch
 from dispatcher.wire.errors import AwsError
 
-#: What deciding needs of an event.
-COLUMNS: Final = (
-    events.c.id, events.c.request_id, events.c.function, events.c.qualifier, events.c.lane, events.c.size,
-    events.c.due_at, events.c.attempt, events.c.tries, events.c.backoffs, events.c.crashes, events.c.trace_id,
-)  # fmt: skip
 _MESSAGE_CHARS: Final = 1024
-#: It is in an index, and PostgreSQL's take no long ones.
+#: An error's type is in an index, and PostgreSQL's take no long values.
 _TYPE_CHARS: Final = 256
+_IN_FLIGHT: Final = select(*columns_of(OpenEvent, events)).where(events.c.state == "fed")
 _ADD_ATTEMPTS: Final = hot.insert(*(attempts.name, *attempts.c.keys()))
-_CHANGE_EVENTS: Final = hot.Hot(
+_CHANGE_EVENTS: Final = hot.HotStatement(
     "UPDATE events SET state = :state, tries = :tries, backoffs = :backoffs, crashes = :crashes, due_at = :due_at, "
     "ended_at = :ended_at, condition = :condition, error_type = :error_type, error_message = :error_message "
     "WHERE id = :event"
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What settling needs beside the ledger."""
-
-    clock: Clock
-    retry_base_s: float
-    """Before the first retry, twice that before the second."""
-    result_bytes: int
-    """So much of a result is kept."""
-    ids: Iterator[int]
-
-
-class Ending(msgspec.Struct, frozen=True, gc=False):
-    """How one attempt ended. Times in ms since 1970."""
-
-    request_id: str
-    attempt: int
-    kind: Kind
-    started_ms: int
-    ended_ms: int
-    worker: str = ""
-    environment: str = ""
-    version: str = ""
-    error_type: str = ""
-    error_message: str = ""
-    log_tail: bytes = b""
-    result: bytes = b""
-
-
-class Settled(msgspec.Struct, frozen=True, gc=False):
-    """What became of an event."""
-
-    request_id: str
-    function: str
-    lane: str
-    kind: Kind | None
-    """How the attempt ended; ``None``: there was none."""
-    state: str
-    condition: str
-    follows: bool
-    """Something is to be delivered, or another event was made."""
-    made: str
-    """The function of that event, which is in the lane ``event``; empty when there is none."""
-
-
 def settle(connection: Connection, endings: Sequence[Ending], context: Context) -> list[Settled]:
-    """Apply them; what is too late is left out of the answer."""
-    query = select(*COLUMNS).where(
-        events.c.request_id.in_([ending.request_id for ending in endings]), events.c.state == "fed"
-    )
+    """Apply the endings; what comes too late is left out of the answer."""
+    query = _IN_FLIGHT.where(events.c.request_id.in_([ending.request_id for ending in endings]))
     if connection.dialect.name == "postgresql":
         query = query.with_for_update()
-    found = {row.request_id: row for row in connection.execute(query)}
+    in_flight = {event.request_id: event for event in fetch(connection, query, OpenEvent)}
     changes = _Changes(connection, context)
     settled: list[Settled] = []
     for ending in endings:
-        row = found.get(ending.request_id)
-        if row is not None and row.attempt == ending.attempt:
-            del found[ending.request_id]
-            settled.append(changes.settle(row, ending))
+        event = in_flight.get(ending.request_id)
+        if event is not None and event.attempt == ending.attempt:
+            del in_flight[ending.request_id]
+            settled.append(changes.settle(event, ending))
     changes.write()
     return settled
 
 
-def end(
+def end_without_attempt(
     connection: Connection,
-    rows: Sequence[EventRow],
+    queued: Sequence[OpenEvent],
     condition: str,
     error_type: str,
     message: str,
     now_ms: int,
     context: Context,
 ) -> list[Settled]:
-    """End queued events without an attempt. Without ``condition`` it is nothing AWS has a word for."""
+    """End queued events that may not run. ``condition`` is empty where AWS has no word for the reason."""
     changes = _Changes(connection, context)
-    settled = [changes.end(row, condition, error_type, message, now_ms) for row in rows]
+    settled = [changes.end_without_attempt(event, condition, error_type, message, now_ms) for event in queued]
     changes.write()
     return settled
 
 
 class _Changes:
-    """Collected, then written with one statement each."""
+    """Changes of one transaction: collected, then written with one statement for each table."""
 
     def __init__(self, connection: Connection, context: Context) -> None:
         self._connection = connection
@@ -128,38 +76,40 @@ class _Changes:
         self._events: list[dict[str, Any]] = []
         self._attempts: list[dict[str, Any]] = []
 
-    def settle(self, row: EventRow, ending: Ending) -> Settled:
+    def settle(self, event: OpenEvent, ending: Ending) -> Settled:
         context = self._context
-        config = self._config(row)
-        standing = Standing(accepted_ms(row.id), row.tries, row.backoffs, row.crashes)
+        config = self._config(event)
+        standing = Standing(accepted_ms(event.id), event.tries, event.backoffs, event.crashes)
         decision = decide(standing, ending.kind, config, context.clock.now_ms(), context.clock, context.retry_base_s)
         self._attempts.append(
             {
-                "event_id": row.id, "number": ending.attempt, "kind": ending.kind, "started_at": ending.started_ms,
+                "event_id": event.id, "number": ending.attempt, "kind": ending.kind, "started_at": ending.started_ms,
                 "ended_at": ending.ended_ms, "worker": ending.worker, "environment": ending.environment,
                 "version": ending.version, "error_type": ending.error_type[:_TYPE_CHARS],
                 "error_message": ending.error_message[:_MESSAGE_CHARS], "log_tail": ending.log_tail,
                 "result": ending.result[: context.result_bytes], "result_size": len(ending.result),
             }
         )  # fmt: skip
-        return self._go_on(row, decision, config, ending, ending.ended_ms)
+        return self._record(event, decision, config, ending, ending.ended_ms)
 
-    def end(self, row: EventRow, condition: str, error_type: str, message: str, now_ms: int) -> Settled:
-        decision = Decision("failed", row.tries, row.backoffs, row.crashes, condition=condition)
+    def end_without_attempt(
+        self, event: OpenEvent, condition: str, error_type: str, message: str, now_ms: int
+    ) -> Settled:
+        decision = Decision("failed", event.tries, event.backoffs, event.crashes, condition=condition)
         error = Ending(
-            row.request_id,
-            row.attempt,
+            event.request_id,
+            event.attempt,
             "lost",
             now_ms,
             now_ms,
             error_type=error_type or condition,
             error_message=message,
         )
-        return self._go_on(row, decision, self._config(row), error, now_ms, attempted=False)
+        return self._record(event, decision, self._config(event), error, now_ms, attempted=False)
 
-    def _go_on(
+    def _record(
         self,
-        row: EventRow,
+        event: OpenEvent,
         decision: Decision,
         config: EventConfig,
         ending: Ending,
@@ -167,67 +117,45 @@ class _Changes:
         *,
         attempted: bool = True,
     ) -> Settled:
+        """Note the event's new state, and write the consequences when the event has ended."""
         over = decision.state != "queued"
         self._events.append(
             {
-                "event": row.id, "state": decision.state, "tries": decision.tries, "backoffs": decision.backoffs,
+                "event": event.id, "state": decision.state, "tries": decision.tries, "backoffs": decision.backoffs,
                 "crashes": decision.crashes, "due_at": decision.due_ms, "ended_at": ended_ms if over else 0,
                 "condition": decision.condition, "error_type": ending.error_type[:_TYPE_CHARS],
                 "error_message": ending.error_message[:_MESSAGE_CHARS],
             }
         )  # fmt: skip
-        made = (
-            following.follow(
-                self._connection,
-                row,
-                decision,
-                config,
-                ending if attempted else None,
-                self._context,
-                ending.error_message,
-            )
+        last = ending if attempted else None
+        invoked = (
+            record_consequences(self._connection, event, decision, config, last, self._context, ending.error_message)
             if over
             else None
         )
         return Settled(
-            row.request_id,
-            row.function,
-            row.lane,
+            event.request_id,
+            event.function,
+            event.lane,
             ending.kind if attempted else None,
             decision.state,
             decision.condition,
-            made is not None,
-            made or "",
+            invoked is not None,
+            invoked or "",
         )
 
-    def _config(self, row: EventRow) -> EventConfig:
-        """As it stands now, read once for all events of a function and qualifier."""
-        name = (row.function, row.qualifier)
+    def _config(self, event: OpenEvent) -> EventConfig:
+        """The configuration as it stands now, read once for all events of a function and qualifier."""
+        name = (event.function, event.qualifier)
         found = self._configs.get(name)
         if found is None:
             try:
-                found = resolve(self._connection, key_of(row.function), row.qualifier or None).main.event_config
+                found = resolve(self._connection, key_of(event.function), event.qualifier or None).main.event_config
             except AwsError:
-                found = EventConfig()  # it was deleted, with its configuration
+                found = EventConfig()  # the function was deleted, with its configuration
             self._configs[name] = found
         return found
 
     def write(self) -> None:
         _ADD_ATTEMPTS(self._connection, self._attempts)
         _CHANGE_EVENTS(self._connection, self._events)
-
-
-def error_document(result: bytes) -> tuple[str, str]:
-    """``errorType`` and ``errorMessage`` of a function's error; each empty when it has none."""
-    try:
-        found = json.loads(result)
-    except (ValueError, RecursionError):
-        return "", ""
-    words = [found.get(name) if isinstance(found, dict) else None for name in ("errorType", "errorMessage")]
-    error_type, message = (word if isinstance(word, str) else "" for word in words)
-    return error_type, message
-
-
-def storable(text: str) -> str:
-    """A function's words as a database takes them: PostgreSQL has no NUL in text, and neither has halves of characters."""
-    return text.replace("\0", "\ufffd").encode(errors="replace").decode()

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from dispatcher.calls.admission import Admission
 from dispatcher.calls.fleet import Fleet
 from dispatcher.calls.sync_calls import SyncCalls
-from dispatcher.catalog import Catalog
+from dispatcher.catalog.catalog import Catalog
 from dispatcher.code.store import CodeStore
-from dispatcher.ledger import Ledger
+from dispatcher.ledger.ledger import Ledger
 from dispatcher.settings import DispatcherSettings
 from workers.contract.messages import Mode
 

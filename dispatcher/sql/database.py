@@ -2,9 +2,10 @@
 
 SQLite: one thread with one connection does all the writing, in the order it was asked for. What was asked for while it was
 busy it commits together: one fsync for all (group commit), each piece of work in a savepoint, so that a failing one takes
-no other with it. Reports read through a second connection, which WAL lets see the last commit without waiting. A lock on a
-file beside the database keeps a second process out: a second writer makes the slowest commits 25 times slower.
-PostgreSQL: a few threads, each with a connection of the pool.
+no other with it. Reads have a second connection and reports a third, which WAL lets see the last commit without waiting:
+whoever has awaited a write reads what it wrote. A lock on a file beside the database keeps a second process out, because a
+second writer makes the slowest commits 25 times slower.
+PostgreSQL: a few threads, each with a connection of the pool; those that read do so in read-only transactions.
 """
 
 import asyncio
@@ -31,18 +32,22 @@ from dispatcher.wire.errors import AwsError
 T = TypeVar("T")
 P = ParamSpec("P")
 
-_POSTGRESQL_THREADS: Final = 5
+#: Threads of one dispatcher with a connection each, by what they do.
+_POSTGRESQL_WRITERS: Final = 4
+_POSTGRESQL_READERS: Final = 2
+_POSTGRESQL_REPORTERS: Final = 1
 #: Most pieces of work in one commit.
 _GROUP: Final = 64
-#: SQLite's page cache: the ledger's index of request ids is written all over.
+#: The page cache of SQLite's writer, because the ledger's index of request ids is written all over.
 _CACHE_KB: Final = 16 * 1024
 _BUSY_TIMEOUT_MS: Final = 5000
 _CONNECT_TIMEOUT_S: Final = 5
 _SILENCE_MS: Final = 10_000
 _STATEMENT_TIMEOUT_MS: Final = 30_000
 _IDLE_MS: Final = 10_000
-_TELL_S: Final = 10.0
-#: PostgreSQL, appendix A of its manual: one statement is too much for it, which no waiting cures; the user may not.
+_WARN_S: Final = 10.0
+#: Classes of errors in appendix A of PostgreSQL's manual: a statement is too much for the server, which no waiting cures; and
+#: the user lacks a right.
 _LIMIT_EXCEEDED: Final = "54"
 _NO_RIGHT: Final = "42501"
 
@@ -50,7 +55,7 @@ log = logging.getLogger(__name__)
 
 
 class CatalogBusy(Exception):
-    """Another process holds this SQLite database."""
+    """Another process has this SQLite database open."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(
@@ -62,12 +67,15 @@ class CatalogBusy(Exception):
 class Database:
     """Runs functions of a connection, each in a transaction, off the event loop."""
 
-    def __init__(self, engine: Engine, writer: "Writer", reader: "Writer", lock: int | None) -> None:
+    def __init__(
+        self, engine: Engine, writer: "Worker", reader: "Worker", reporter: "Worker", lock: int | None
+    ) -> None:
         self._engine = engine
         self._writer = writer
         self._reader = reader
+        self._reporter = reporter
         self._lock = lock
-        self._tell_at = 0.0
+        self._warn_at = 0.0
 
     @classmethod
     async def open(cls, url: str) -> "Database":
@@ -88,36 +96,43 @@ class Database:
 
     @property
     def directory(self) -> Path | None:
-        """Where its files are; None: that is a server's business."""
+        """Where the database's files are; None when a server keeps them."""
         name = self._engine.url.database
         return Path(name).parent if self._lock is not None and name else None
 
-    async def run(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """``work(connection, …)`` in a transaction that is committed (with fsync) when this returns.
+    async def write(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``work(connection, …)`` in a transaction that is committed (with fsync) when this returns.
 
-        Cancelling the caller does not stop the work. Raises what ``work`` raises, and ``ServiceException`` with status
-        503 when the database can't be reached or written.
+        Cancelling the caller does not stop the work. Raises what ``work`` raises, ``InvalidParameterValueException`` for
+        text that can't be stored, and ``ServiceException`` with status 503 when the database can't be reached or written.
         """
-        return await self.run_then(_nothing, work, *args, **kwargs)
+        return await self.write_then(_nothing, work, *args, **kwargs)
 
-    async def run_then(
+    async def write_then(
         self,
         committed: Callable[[], None],
         work: Callable[Concatenate[Connection, P], T],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """As :meth:`run`; ``committed`` is called in the database's thread, also when the caller was cancelled."""
-        return await self._ask(self._writer, lambda connection: work(connection, *args, **kwargs), committed)
+        """Write as :meth:`write` does; ``committed`` is called in the writer's thread, also when the caller was cancelled."""
+        return await self._submit(self._writer, lambda connection: work(connection, *args, **kwargs), committed)
 
     async def read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """As :meth:`run` for work that changes nothing and may take its time: it holds up no commit."""
-        return await self._ask(self._reader, lambda connection: work(connection, *args, **kwargs), _nothing)
+        """Run ``work(connection, …)``, which changes nothing and is short: others wait for the reader, commits never do.
 
-    async def _ask(self, who: "Writer", work: Callable[[Connection], T], committed: Callable[[], None]) -> T:
+        Every write that was awaited before is seen. Raises as :meth:`write`.
+        """
+        return await self._submit(self._reader, lambda connection: work(connection, *args, **kwargs), _nothing)
+
+    async def report(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Read as :meth:`read` does, for work that may take its time: neither commits nor short reads wait for it."""
+        return await self._submit(self._reporter, lambda connection: work(connection, *args, **kwargs), _nothing)
+
+    async def _submit(self, worker: "Worker", work: Callable[[Connection], T], committed: Callable[[], None]) -> T:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        who.submit(Work(work, committed, loop, future))
+        worker.submit(Work(work, committed, loop, future))
         try:
             return await future
         except (DataError, UnicodeError) as error:
@@ -126,14 +141,14 @@ class Database:
         except DBAPIError as error:
             if not is_unavailable(error):
                 raise
-            self._tell_why(error)
+            self._warn_why(error)
             raise AwsError("ServiceException", "The database does not answer.", status=503) from error
 
-    def _tell_why(self, error: DBAPIError) -> None:
-        """Now and then: callers are many, and the reason stays the same."""
+    def _warn_why(self, error: DBAPIError) -> None:
+        """Log the reason now and then, because callers are many and the reason stays the same."""
         now = time.monotonic()
-        if now > self._tell_at:
-            self._tell_at = now + _TELL_S
+        if now > self._warn_at:
+            self._warn_at = now + _WARN_S
             log.warning("the database refuses: %s", str(error.orig).partition("\n")[0])
 
     def _migrate(self) -> None:
@@ -145,6 +160,7 @@ class Database:
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
+        self._reporter.close()
         self._reader.close()
         self._writer.close()
         self._engine.dispose()
@@ -154,11 +170,12 @@ class Database:
 
 
 def is_unavailable(error: DBAPIError) -> bool:
-    """Whether the database can't serve anybody at the moment: it is gone, read-only (a failover), full, or broken."""
+    """Whether the database can serve nobody at the moment, because it is gone, read-only (a failover), full, or broken."""
     state = str(getattr(error.orig, "sqlstate", "") or "")
     if isinstance(error, OperationalError | InterfaceError):
         return not state.startswith(_LIMIT_EXCEEDED)
-    # InternalError: a read-only transaction, one that was idle for too long, corrupted data. SQLite has no name for the last.
+    # An InternalError is a read-only transaction, one that was idle for too long, or corrupted data, which is a plain
+    # DatabaseError on SQLite.
     return isinstance(error, InternalError) or type(error) is DatabaseError or state == _NO_RIGHT
 
 
@@ -166,20 +183,20 @@ def is_unavailable(error: DBAPIError) -> bool:
 class Work(Generic[T]):
     """One piece of work, and who waits for it."""
 
-    run: Callable[[Connection], T]
+    function: Callable[[Connection], T]
     committed: Callable[[], None]
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[T]"
 
 
-class Writer(Protocol):
+class Worker(Protocol):
     """Takes work, does it in threads of its own, and resolves its futures on their loops."""
 
     def submit(self, work: Work[Any]) -> None:
-        """Do it soon."""
+        """Queue the work to be done soon."""
 
     def close(self) -> None:
-        """Finish what was submitted; then no more is taken."""
+        """Finish what was submitted, and take no more."""
 
 
 def _resolve(ended: Sequence[tuple[Work[Any], Any, BaseException | None]]) -> None:
@@ -192,7 +209,7 @@ def _resolve(ended: Sequence[tuple[Work[Any], Any, BaseException | None]]) -> No
             work.future.set_exception(error)
 
 
-def _tell(ended: Sequence[tuple[Work[Any], Any, BaseException | None]]) -> None:
+def _resolve_soon(ended: Sequence[tuple[Work[Any], Any, BaseException | None]]) -> None:
     if ended:
         with suppress(RuntimeError):  # the loop has ended, and nobody waits
             ended[0][0].loop.call_soon_threadsafe(_resolve, ended)
@@ -206,30 +223,30 @@ class _Pool:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
     def submit(self, work: Work[Any]) -> None:
-        self._executor.submit(self._do, work)
+        self._executor.submit(self._do_work, work)
 
-    def _do(self, work: Work[Any]) -> None:
+    def _do_work(self, work: Work[Any]) -> None:
         result, failure = None, None
         try:
             with self._engine.begin() as connection:
-                result = work.run(connection)
+                result = work.function(connection)
             work.committed()
         except BaseException as error:  # noqa: BLE001 - whoever waits gets it
             failure = error
-        _tell([(work, result, failure)])
+        _resolve_soon([(work, result, failure)])
 
     def close(self) -> None:
         self._executor.shutdown(wait=True)
         self._engine.dispose()
 
 
-class _Single:
+class _GroupCommitter:
     """SQLite's one writer thread, with group commits."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._pending: queue.SimpleQueue[Work[Any] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._thread = threading.Thread(target=self._commit_groups, name="writer", daemon=True)
         self._thread.start()
 
     def submit(self, work: Work[Any]) -> None:
@@ -239,16 +256,16 @@ class _Single:
         self._pending.put(None)
         self._thread.join()
 
-    def _run(self) -> None:
+    def _commit_groups(self) -> None:
         while True:
-            group = self._next()
+            group = self._next_group()
             works = [work for work in group if work is not None]
             if works:
-                _tell(self._commit(works))
+                _resolve_soon(self._commit(works))
             if None in group:
                 return
 
-    def _next(self) -> list[Work[Any] | None]:
+    def _next_group(self) -> list[Work[Any] | None]:
         group = [self._pending.get()]
         while len(group) < _GROUP:
             try:
@@ -262,7 +279,7 @@ class _Single:
         try:
             with self._engine.begin() as connection:
                 for work in works:
-                    ended.append(self._do(connection, work, alone=len(works) == 1))
+                    ended.append(self._do_work(connection, work, alone=len(works) == 1))
                 if len(works) == 1 and ended[0][2] is not None:
                     raise ended[0][2]  # rolls back
         except BaseException as error:  # noqa: BLE001 - whoever waits gets it
@@ -275,15 +292,17 @@ class _Single:
         return ended
 
     @staticmethod
-    def _do(connection: Connection, work: Work[Any], *, alone: bool) -> tuple[Work[Any], Any, BaseException | None]:
+    def _do_work(
+        connection: Connection, work: Work[Any], *, alone: bool
+    ) -> tuple[Work[Any], Any, BaseException | None]:
         if alone:
             try:
-                return work, work.run(connection), None
+                return work, work.function(connection), None
             except BaseException as error:  # noqa: BLE001 - whoever waits gets it
                 return work, None, error
         connection.exec_driver_sql("SAVEPOINT work")
         try:
-            result = work.run(connection)
+            result = work.function(connection)
         except BaseException as error:  # noqa: BLE001 - whoever waits gets it
             # A disk that is full has rolled back everything by now: then this fails too, and with it the group.
             connection.exec_driver_sql("ROLLBACK TO work")
@@ -294,7 +313,7 @@ class _Single:
 
 
 def _nothing() -> None:
-    """For :meth:`Database.run`."""
+    """Stand in where nothing is to be done after a commit."""
 
 
 def _sqlite(url: URL) -> Database:
@@ -312,14 +331,19 @@ def _sqlite(url: URL) -> Database:
         raise
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_immediate)
-    reading = _sqlite_engine(url)
-    event.listen(reading, "connect", _configure_reader)
-    event.listen(reading, "begin", _begin)
-    return Database(engine, _Single(engine), _Pool(reading, 1, "reader"), lock)
+    reader, reporter = (_Pool(_sqlite_reading_engine(url), 1, name) for name in ("reader", "reporter"))
+    return Database(engine, _GroupCommitter(engine), reader, reporter, lock)
+
+
+def _sqlite_reading_engine(url: URL) -> Engine:
+    engine = _sqlite_engine(url)
+    event.listen(engine, "connect", _configure_reader)
+    event.listen(engine, "begin", _begin)
+    return engine
 
 
 def _sqlite_engine(url: URL) -> Engine:
-    # Errors go into the log; the values in a statement are payloads, and variables of functions.
+    # Errors go into the log, and the values in a statement are payloads and variables of functions.
     return create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False}, hide_parameters=True)
 
 
@@ -365,15 +389,22 @@ def _postgresql(url: URL) -> Database:
         url = url.set(drivername="postgresql+psycopg")
     engine = create_engine(
         url,
-        pool_size=_POSTGRESQL_THREADS,
+        pool_size=_POSTGRESQL_WRITERS + _POSTGRESQL_READERS + _POSTGRESQL_REPORTERS,
         max_overflow=0,
         pool_pre_ping=True,
         hide_parameters=True,
-        # A server that is gone without a word must not hold a thread for ever.
+        # A server that is gone without a word must not block a thread for ever.
         connect_args={"connect_timeout": _CONNECT_TIMEOUT_S, "tcp_user_timeout": _SILENCE_MS},
     )
     event.listen(engine, "connect", _configure_postgresql)
-    return Database(engine, _Pool(engine, _POSTGRESQL_THREADS - 1, "writer"), _Pool(engine, 1, "reader"), None)
+    reading = engine.execution_options(postgresql_readonly=True)
+    return Database(
+        engine,
+        _Pool(engine, _POSTGRESQL_WRITERS, "writer"),
+        _Pool(reading, _POSTGRESQL_READERS, "reader"),
+        _Pool(reading, _POSTGRESQL_REPORTERS, "reporter"),
+        None,
+    )
 
 
 def _configure_postgresql(connection: Any, _record: object) -> None:

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, insert, inspect, select, text, update
 
 from dispatcher.sql.tables import metadata, schema_version
 
-#: Of the two databases: key of the ledger's rows, text that is compared byte by byte, bytes.
+#: Types in the two databases: key of the ledger's rows, text that is compared byte by byte, and bytes.
 _TYPES: Final = {
     "sqlite": {"id": "INTEGER", "name": "VARCHAR", "blob": "BLOB"},
     "postgresql": {"id": "BIGINT", "name": 'VARCHAR COLLATE "C"', "blob": "BYTEA"},

@@ -123,13 +123,13 @@ event_invoke_configs: Final = Table(
     Column("last_modified", BigInteger, nullable=False),
 )
 
-#: SQLite knows its own row number by no other type, and that is the cheapest key there is.
+#: SQLite's own row number has this type and no other, and is the cheapest key there is.
 _ID: Final = BigInteger().with_variant(Integer, "sqlite")
 #: Milliseconds since 1970.
 _TIME: Final = BigInteger
 
-#: The ledger: every event that was answered 202. ``id`` holds the time of its acceptance (:mod:`dispatcher.ledger.ids`),
-#: so it orders events and stands for ``--since`` and ``--until``. What is large stands in tables of its own, since SQLite
+#: The ledger: every event that was answered 202. ``id`` has the time of its acceptance (:mod:`dispatcher.ledger.ids`),
+#: so it orders events and stands for ``--since`` and ``--until``. What is large stands in tables of its own, because SQLite
 #: writes a changed row anew as a whole.
 events: Final = Table(
     "events",
@@ -191,7 +191,7 @@ attempts: Final = Table(
     Column("result_size", Integer, nullable=False),  # bytes before it was capped
 )
 
-#: What has to reach a destination or a dead-letter queue once its event has ended.
+#: A delivery is what has to reach a destination or a dead-letter queue once its event has ended.
 deliveries: Final = Table(
     "deliveries",
     metadata,

@@ -14,7 +14,7 @@ import pytest
 from dispatcher import settings
 from dispatcher.events.destinations import Delivery, DeliveryError, Destinations
 from dispatcher.ledger import records
-from dispatcher.ledger.records import Ending, Response
+from dispatcher.ledger.records import EndedEvent, Response
 from tests.services.aws import ACCOUNT, AwsServices, aws_services
 from tests.services.processes import free_port
 from workers.contract.settings import SettingError
@@ -33,7 +33,7 @@ EVERYWHERE = [QUEUE, TOPIC, BUS, BUCKET]
 
 def record(request: bytes = b'{"a" : 1}') -> bytes:
     at = datetime(2019, 11, 14, 18, 16, 5, tzinfo=UTC)
-    return records.destination_record(Ending(ID, FUNCTION, "RetriesExhausted", 3, request, Response(b"null"), at))
+    return records.destination_record(EndedEvent(ID, FUNCTION, "RetriesExhausted", 3, request, Response(b"null"), at))
 
 
 def destination(target: str, body: bytes | None = None) -> Delivery:

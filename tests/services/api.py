@@ -17,7 +17,7 @@ from mypy_boto3_lambda import LambdaClient
 
 from dispatcher.calls.fleet import Fleet
 from dispatcher.calls.sync_calls import SyncCalls
-from dispatcher.catalog import Catalog
+from dispatcher.catalog.catalog import Catalog
 from dispatcher.code.store import CodeStore
 from dispatcher.http.app import create_app
 from dispatcher.operations.services import Services

@@ -11,11 +11,13 @@ import msgspec
 import pytest
 from sqlalchemy import Connection, create_engine, inspect, text
 
-from dispatcher.catalog import Catalog, CatalogBusy, Failure, Ready, SchemaTooNew, Target, functions, lookups
-from dispatcher.catalog.functions import Draft
-from dispatcher.catalog.resolving import Cache, Resolution, revision_of
+from dispatcher.catalog import functions, lookups
+from dispatcher.catalog.catalog import Catalog
+from dispatcher.catalog.functions import Draft, Failure, Ready
+from dispatcher.catalog.resolving import Cache, Resolution, Target, revision_of
 from dispatcher.catalog.rows import Code, FunctionKey, Version
-from dispatcher.sql.migrations import STEPS, VERSION, migrate
+from dispatcher.sql.database import CatalogBusy
+from dispatcher.sql.migrations import STEPS, VERSION, SchemaTooNew, migrate
 from dispatcher.wire.errors import AwsError
 from tests.services.postgres import PostgresServer
 
@@ -87,7 +89,7 @@ def test_sqlite_is_durable_and_private(tmp_path: Path) -> None:
             names = ("journal_mode", "synchronous", "foreign_keys")
             return {name: connection.execute(text(f"PRAGMA {name}")).scalar_one() for name in names}
 
-        return await catalog.read(pragmas)
+        return await catalog.database.write(pragmas)
 
     assert using(f"sqlite:///{path}", look) == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -234,7 +236,7 @@ def test_what_was_answered_survives_kill_9(tmp_path: Path) -> None:
 def test_an_error_while_a_function_becomes_ready_is_not_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dispatcher.catalog._RETRY_S", 0.01)
+    monkeypatch.setattr("dispatcher.catalog.catalog._RETRY_S", 0.01)
     tries: list[str] = []
     ready = asyncio.Event()
 
@@ -375,6 +377,16 @@ def test_an_answer_read_before_a_write_is_not_remembered_after_it() -> None:
     cache.put(KEY, None, resolution, cache.generation)
     assert cache.get(KEY, None) is resolution
     assert cache.get(KEY, "1") is None
+
+
+def test_an_answer_is_not_remembered_when_a_write_ends_in_the_middle_of_that() -> None:
+    def clock() -> float:
+        cache.forget(KEY)
+        return 0.0
+
+    cache = Cache(None, clock)
+    cache.put(KEY, None, Resolution(main=None), cache.generation)  # type: ignore[arg-type]
+    assert cache.get(KEY, None) is None
 
 
 def test_entries_of_shared_databases_live_a_second() -> None:

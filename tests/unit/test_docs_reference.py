@@ -13,7 +13,7 @@ from starlette.routing import Route
 import dispatcher
 from dispatcher.cli import main
 from dispatcher.http.app import PAGES
-from dispatcher.operations import handlers
+from dispatcher.operations.registry import handlers
 from dispatcher.settings import DispatcherSettings
 from dispatcher.wire.model import operations
 from tests.docs import settings_page

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from dispatcher.catalog import Catalog, Ready, Target, aliases, event_configs, functions
+from dispatcher.catalog import aliases, event_configs, functions
+from dispatcher.catalog.catalog import Catalog
 from dispatcher.catalog.event_configs import EventConfigChange, service_of
-from dispatcher.catalog.functions import Draft
-from dispatcher.catalog.resolving import EventConfig
+from dispatcher.catalog.functions import Draft, Ready
+from dispatcher.catalog.resolving import EventConfig, Target
 from dispatcher.catalog.rows import Code, FunctionKey
 from dispatcher.wire.errors import AwsError
 from tests.services.postgres import PostgresServer

@@ -14,18 +14,21 @@ from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy import func, select, update
 
 from dispatcher import recursion_guard
-from dispatcher.catalog import Catalog, Ready, Target, aliases, concurrency, event_configs, functions
+from dispatcher.catalog import aliases, concurrency, event_configs, functions
+from dispatcher.catalog.catalog import Catalog
 from dispatcher.catalog.event_configs import EventConfigChange
-from dispatcher.catalog.functions import Draft
+from dispatcher.catalog.functions import Draft, Ready
+from dispatcher.catalog.resolving import Target
 from dispatcher.catalog.rows import Code, FunctionKey
 from dispatcher.clock import Clock
-from dispatcher.ledger import Ledger, deliveries
+from dispatcher.ledger import deliveries
 from dispatcher.ledger.accepting import NewEvent
+from dispatcher.ledger.consequences import REFUSED
 from dispatcher.ledger.deciding import Kind
 from dispatcher.ledger.deliveries import Room
+from dispatcher.ledger.endings import Ending, Settled, storable
 from dispatcher.ledger.feeding import FLIGHT_BYTES, MESSAGE_BYTES, Fed, Plan, Round
-from dispatcher.ledger.following import REFUSED
-from dispatcher.ledger.settling import Ending, Settled, storable
+from dispatcher.ledger.ledger import Ledger
 from dispatcher.sql import tables
 from dispatcher.wire.errors import AwsError
 from tests.services.postgres import PostgresServer
@@ -634,7 +637,7 @@ def test_an_end_and_what_follows_are_one_change(run: Run) -> None:
                 bench.ending(bad, 1, "function_error", result=b"{}", error_message="no"),
             ]
         )
-        assert [(one.state, one.follows) for one in settled] == [("succeeded", True), ("failed", True)]
+        assert [(one.state, one.has_consequences) for one in settled] == [("succeeded", True), ("failed", True)]
         # A destination that is a function of this server gets an event of its own.
         (other,) = (await bench.feed()).fed
         assert (other.target.spec.function, len(done.fed)) == ("b", 2)
@@ -642,7 +645,7 @@ def test_an_end_and_what_follows_are_one_change(run: Run) -> None:
         assert record["requestContext"]["requestId"] == good
         row = await bench.row(other.events[0].request_id)
         assert (row.parent, row.origin) == (good, "destination:a")
-        due = await bench.ledger.write(deliveries.take, bench.clock.ms, Room(()))
+        due = await bench.ledger.write(deliveries.claim_due, bench.clock.ms, Room(()))
         assert sorted((one.kind, one.target, one.request_id, one.success) for one in due) == [
             ("dead-letter", QUEUE, bad, False),
             ("destination", TOPIC, bad, False),
@@ -662,7 +665,7 @@ def test_a_destination_of_another_account_from_before_is_a_failed_delivery(run: 
         await bench.ledger.write(lambda connection: connection.execute(change))
         (one,) = await bench.accept("a")
         (settled,) = await bench.settle((await bench.feed()).fed)
-        assert (settled.state, settled.follows) == ("succeeded", True)
+        assert (settled.state, settled.has_consequences) == ("succeeded", True)
         assert await bench.count(tables.events) == 1
         query = select(tables.deliveries)
         (delivery,) = await bench.ledger.read(lambda connection: list(connection.execute(query)))
@@ -681,7 +684,7 @@ def test_too_old_after_a_try_has_the_response_of_that_try(run: Run) -> None:
         await bench.settle((await bench.feed()).fed, "function_error", result=b'{"errorMessage":"no"}')
         bench.clock.pass_s(61)
         assert [one.condition for one in (await bench.feed()).ended] == ["EventAgeExceeded"]
-        (due,) = await bench.ledger.write(deliveries.take, bench.clock.ms, Room(()))
+        (due,) = await bench.ledger.write(deliveries.claim_due, bench.clock.ms, Room(()))
         record = json.loads(due.body)
         assert record["requestContext"]["approximateInvokeCount"] == 1
         assert record["responseContext"] == {
@@ -737,7 +740,7 @@ def test_what_hangs_holds_up_no_other(run: Run) -> None:
             bench.clock.pass_s(1)
 
         async def take(*under_way: str) -> dict[str, int]:
-            due = await bench.ledger.write(deliveries.take, bench.clock.ms, Room(under_way))
+            due = await bench.ledger.write(deliveries.claim_due, bench.clock.ms, Room(under_way))
             return dict(Counter(one.target for one in due))
 
         # A target has four at a time, and a service eight.
@@ -762,10 +765,10 @@ def test_deliveries_are_tried_until_they_are_given_up(run: Run) -> None:
         await bench.settle((await bench.feed()).fed)
         waits = []
         for tries in range(1, 12):
-            (due,) = await bench.ledger.write(deliveries.take, bench.clock.ms, Room(()))
+            (due,) = await bench.ledger.write(deliveries.claim_due, bench.clock.ms, Room(()))
             assert due.tries == tries
-            assert await bench.ledger.write(deliveries.take, bench.clock.ms, Room(())) == [], "it has been taken"
-            assert not await bench.ledger.write(deliveries.failed, due, "down", bench.clock, final=False)
+            assert await bench.ledger.write(deliveries.claim_due, bench.clock.ms, Room(())) == [], "it has been taken"
+            assert not await bench.ledger.write(deliveries.record_failure, due, "down", bench.clock, final=False)
             next_ms = await bench.ledger.read(deliveries.next_due, Room(()))
             assert next_ms is not None
             waits.append((next_ms - bench.clock.ms) / 1000)
@@ -773,8 +776,8 @@ def test_deliveries_are_tried_until_they_are_given_up(run: Run) -> None:
         assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
         assert (await bench.row(one)).state == "succeeded"
         bench.clock.pass_s(21_600)
-        (due,) = await bench.ledger.write(deliveries.take, bench.clock.ms, Room(()))
-        assert await bench.ledger.write(deliveries.failed, due, "still down", bench.clock, final=False)
+        (due,) = await bench.ledger.write(deliveries.claim_due, bench.clock.ms, Room(()))
+        assert await bench.ledger.write(deliveries.record_failure, due, "still down", bench.clock, final=False)
         row = await bench.row(one)
         assert (row.state, row.error_type) == ("failed", "DestinationDeliveryFailed")
         assert row.error_message == f"{QUEUE}: still down"
@@ -789,11 +792,11 @@ def test_one_that_a_dead_dispatcher_had_is_tried_again(run: Run) -> None:
         await bench.catalog.write(event_configs.put, key("a"), None, EventConfigChange(on_success=QUEUE))
         await bench.accept("a")
         await bench.settle((await bench.feed()).fed)
-        assert len(await bench.ledger.write(deliveries.take, bench.clock.ms, Room(()))) == 1
+        assert len(await bench.ledger.write(deliveries.claim_due, bench.clock.ms, Room(()))) == 1
         bench.clock.pass_s(59)
-        assert await bench.ledger.write(deliveries.take, bench.clock.ms, Room(())) == []
+        assert await bench.ledger.write(deliveries.claim_due, bench.clock.ms, Room(())) == []
         bench.clock.pass_s(1)
-        assert [one.tries for one in await bench.ledger.write(deliveries.take, bench.clock.ms, Room(()))] == [2]
+        assert [one.tries for one in await bench.ledger.write(deliveries.claim_due, bench.clock.ms, Room(()))] == [2]
 
     run(work)
 

@@ -191,7 +191,7 @@ def test_pages_go_on_where_the_last_one_ended(connection: Connection) -> None:
     for filters, matches in (FILTERS["origins"], FILTERS["queued"], FILTERS["lane"]):
         found: list[str] = []
         before = None
-        while page := listing.find(connection, filters, 100, before):
+        while page := listing.find_events(connection, filters, 100, before):
             found += [one.request_id for one in page]
             before = page[-1].id
         assert found == [one["request_id"] for one in reversed(ALL) if matches(one)]
@@ -245,7 +245,7 @@ def test_one_event_is_shown_with_all_that_became_of_it(connection: Connection) -
         "due_at": START_MS + 7, "ended_at": 0, "error": "no such queue",
     }  # fmt: skip
     connection.execute(insert(deliveries), [{"id": 2, "state": "queued", **sent}, {"id": 1, "state": "failed", **sent}])
-    found = listing.get(connection, "", "", "whole")
+    found = listing.describe_event(connection, "", "", "whole")
     assert found is not None
     tries, out = found.pop("attempts"), found.pop("deliveries")
     assert found == {
@@ -266,15 +266,15 @@ def test_one_event_is_shown_with_all_that_became_of_it(connection: Connection) -
     assert [one["state"] for one in out] == ["failed", "queued"]
     assert (out[1]["due_at"], out[0]["due_at"]) == ("2023-11-14T22:13:20.007Z", None)
     for account, region in ((ACCOUNT, ""), (ACCOUNT, REGION), ("", REGION)):
-        assert listing.get(connection, account, region, "whole") is not None
-    assert listing.get(connection, "222222222222", REGION, "whole") is None
-    assert listing.get(connection, ACCOUNT, "us-east-1", "whole") is None
-    assert listing.get(connection, "", "", "nobody") is None
+        assert listing.describe_event(connection, account, region, "whole") is not None
+    assert listing.describe_event(connection, "222222222222", REGION, "whole") is None
+    assert listing.describe_event(connection, ACCOUNT, "us-east-1", "whole") is None
+    assert listing.describe_event(connection, "", "", "nobody") is None
 
 
 def test_a_payload_that_is_no_text(connection: Connection) -> None:
     connection.execute(insert(payloads), [{"event_id": ALL[7]["id"], "payload": b"\xff\x00"}])
-    found = listing.get(connection, "", "", "request-7")
+    found = listing.describe_event(connection, "", "", "request-7")
     assert found is not None
     assert (found["payload"], found["payload_encoding"]) == ("/wA=", "base64")
 
@@ -304,14 +304,14 @@ def test_gauges_count_what_waits_by_the_index(connection: Connection) -> None:
 def test_queued_ones_are_cancelled_once(connection: Connection) -> None:
     filters = Filters(ACCOUNT, REGION, "fn4")
     expected = [one["request_id"] for one in ALL if one["function"].endswith(":fn4") and one["state"] == "queued"]
-    rows = cancelling.queued(connection, filters, None)
+    rows = cancelling.find_queued(connection, filters, None)
     ids = [one.id for one in rows]
     assert sorted(one.request_id for one in rows) == sorted(expected)
     done = cancelling.cancel_queued(connection, [*ids, ALL[0]["id"], ALL[5]["id"]], START_MS)
     assert sorted(one.request_id for one in done) == sorted(expected)
     assert cancelling.cancel_queued(connection, ids, START_MS) == []
-    assert cancelling.queued(connection, filters, None) == []
-    found = listing.get(connection, "", "", expected[0])
+    assert cancelling.find_queued(connection, filters, None) == []
+    found = listing.describe_event(connection, "", "", expected[0])
     assert found is not None
     assert (found["state"], found["condition"], found["ended_at"]) == (
         "cancelled", "Cancelled", "2023-11-14T22:13:20.000Z",
@@ -322,7 +322,7 @@ def test_queued_ones_are_cancelled_once(connection: Connection) -> None:
 def test_batches_come_one_after_the_other(connection: Connection) -> None:
     filters = Filters(origin="replay:*", state="fed")
     before, found = None, []
-    while rows := cancelling.queued(connection, filters, before, 5):
+    while rows := cancelling.find_queued(connection, filters, before, 5):
         assert len(rows) <= 5
         before = rows[-1].id
         found += cancelling.cancel_queued(connection, [one.id for one in rows], START_MS)
@@ -331,14 +331,14 @@ def test_batches_come_one_after_the_other(connection: Connection) -> None:
 
 
 def test_only_the_same_attempt_in_flight_is_cancelled(connection: Connection) -> None:
-    (first, *_), expected = cancelling.fed(connection, Filters()), sum(one["state"] == "fed" for one in ALL)
-    assert len(cancelling.fed(connection, replace(Filters(), state="queued"))) == expected
+    (first, *_), expected = cancelling.find_in_flight(connection, Filters()), sum(one["state"] == "fed" for one in ALL)
+    assert len(cancelling.find_in_flight(connection, replace(Filters(), state="queued"))) == expected
     assert first.message.startswith("m")
-    assert not cancelling.cancel_fed(connection, first.request_id, 1, START_MS)
-    assert not cancelling.cancel_fed(connection, "request-4", 0, START_MS)
-    assert cancelling.cancel_fed(connection, first.request_id, 2, START_MS)
-    assert not cancelling.cancel_fed(connection, first.request_id, 2, START_MS)
-    row = cancelling.one(connection, first.request_id)
+    assert not cancelling.cancel_in_flight(connection, first.request_id, 1, START_MS)
+    assert not cancelling.cancel_in_flight(connection, "request-4", 0, START_MS)
+    assert cancelling.cancel_in_flight(connection, first.request_id, 2, START_MS)
+    assert not cancelling.cancel_in_flight(connection, first.request_id, 2, START_MS)
+    row = listing.find_event(connection, first.request_id)
     assert row is not None
     assert row.state == "cancelled"
-    assert cancelling.one(connection, "nobody") is None
+    assert listing.find_event(connection, "nobody") is None

@@ -7,8 +7,11 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from dispatcher.admin.metrics import Figures, metrics_text
-from dispatcher.catalog import Catalog, Ready, Target, concurrency, event_configs
+from dispatcher.catalog import concurrency, event_configs
+from dispatcher.catalog.catalog import Catalog
 from dispatcher.catalog.event_configs import EventConfigChange
+from dispatcher.catalog.functions import Ready
+from dispatcher.catalog.resolving import Target
 from dispatcher.ledger.listing import Gauge
 from tests.services.metrics import samples_in
 from tests.unit.test_ledger import QUEUE, Bench, key

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from dispatcher.ledger import records
-from dispatcher.ledger.records import Condition, Ending, Response
+from dispatcher.ledger.records import Condition, EndedEvent, Response
 
 OK = Response(b'"ok"')
 ID = "00000000-0000-4000-8000-000000000001"
@@ -23,8 +23,8 @@ def ending(
     response: Response | None = OK,
     arn: str = ARN,
     at: datetime = AT,
-) -> Ending:
-    return Ending(ID, arn, condition, count, request, response, at)
+) -> EndedEvent:
+    return EndedEvent(ID, arn, condition, count, request, response, at)
 
 
 def test_a_success_becomes_awss_record() -> None:

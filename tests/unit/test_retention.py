@@ -10,8 +10,9 @@ from sqlalchemy import Connection, Engine, create_engine, func, insert, select, 
 
 from dispatcher import settings
 from dispatcher.clock import Clock
-from dispatcher.ledger import Ledger, retention
+from dispatcher.ledger import retention
 from dispatcher.ledger.ids import first_of
+from dispatcher.ledger.ledger import Ledger
 from dispatcher.ledger.retention import Pruner, used_bytes
 from dispatcher.settings import Retention
 from dispatcher.sql.database import Database
@@ -111,7 +112,7 @@ def prune(url: str, limits: Retention) -> int:
         ledger = Ledger(database, _Then(), retry_base_s=60, result_bytes=100, directory=None)
         try:
             pruner, deleted = Pruner(ledger, limits), 0
-            while count := await pruner.round():
+            while count := await pruner.delete_round():
                 deleted += count
             return deleted
         finally:
@@ -207,7 +208,7 @@ def test_a_pruner_goes_on_until_nothing_is_left_to_do(url: str, monkeypatch: pyt
             await ledger.write(_make_old, 30)
             pruner = Pruner(ledger, Retention(age_s=86_400, events=120))
             rounds = 0
-            while await pruner.round():
+            while await pruner.delete_round():
                 rounds += 1
             task = asyncio.create_task(pruner.step())
             await asyncio.sleep(0.2)
