@@ -39,8 +39,9 @@ from workers.contract.messages import (
 )
 from workers.environments.environment import Environment
 from workers.environments.hot_reload import HotReload, identity
-from workers.environments.keeper import Environments, StartError
+from workers.environments.keeper import EnvironmentKeeper
 from workers.environments.leases import Leases
+from workers.environments.starter import StartError
 from workers.execution.attempts import Running
 from workers.execution.batch_ownership import Holding
 from workers.execution.claims import Claims
@@ -87,13 +88,13 @@ class Worker:
         self._claims = claims = Claims(self._store, settings.name)
         self._running = running = Running()
         holding = Holding(self._store, settings.name)
-        self._environments = Environments(
+        self._environments = EnvironmentKeeper(
             Leases(self._store, settings.name, settings.mode, channel=settings.channel),
             lambda lease, on_gone: Environment(lease, self._loop, on_gone),
             self._starter,
             budget=factory.budget(settings),
             keepalive_ms=0 if settings.mode == "docker" else settings.keepalive_ms,
-            edition=identity if self._starter.single_use else self._hot_reload.edition,
+            code_version=identity if self._starter.single_use else self._hot_reload.code_version,
         )
         self._executor = Executor(
             claims,
@@ -155,7 +156,7 @@ class Worker:
             batch = decode_batch(letter.batch)
         except (VersionMismatch, DecodeError) as error:
             raise Unreadable(str(error)) from error
-        environment = self._environments.accept(letter.environment, letter.owner, letter.generation)
+        environment = self._environments.accept_lease(letter.environment, letter.owner, letter.generation)
         self._moved.submit(self._run_moved, batch, environment)
 
     def _run_moved(self, batch: Batch, environment: Environment | None) -> None:
@@ -197,8 +198,8 @@ class Worker:
         seen, give_up = False, time.monotonic() + _ABOUT_S
         while True:
             found = self._running.while_running(
-                request_id, attempt, lambda environment: environments.cut(environment, owner)
-            ) or environments.cut_starting(owner)
+                request_id, attempt, lambda environment: environments.abort(environment, owner)
+            ) or environments.abort_starting(owner)
             if found and not seen:
                 log.info("an event is cancelled while it runs", extra={"request_id": request_id})
             seen = seen or found

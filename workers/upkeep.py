@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Final, cast
 
 from workers.contract import keys
-from workers.environments.keeper import Environments
+from workers.environments.keeper import EnvironmentKeeper
 from workers.execution.attempts import Running
 from workers.execution.batch_ownership import Holding
 from workers.execution.claims import Claims
@@ -38,7 +38,7 @@ class Upkeep:
         self,
         settings: WorkerSettings,
         store: Store,
-        environments: Environments,
+        environments: EnvironmentKeeper,
         claims: Claims,
         running: Running,
         holding: Holding,

@@ -182,7 +182,7 @@ class Sharing(RuleBasedStateMachine):
 
     def hold(self, place: Place, token: str) -> None:
         assert not place.holder, "it is leased to two at a time"
-        assert place.lease.held
+        assert place.lease.is_owned
         place.holder = token
 
     # Environments and their own worker
@@ -562,7 +562,7 @@ class Sharing(RuleBasedStateMachine):
     def copies_say_who_holds(self) -> None:
         for worker in self.workers:
             for place in worker.places.values():
-                assert place.lease.held == bool(place.holder)
+                assert place.lease.is_owned == bool(place.holder)
                 assert place.lease.owner == place.holder
 
     @invariant()

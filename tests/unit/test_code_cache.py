@@ -16,7 +16,7 @@ import pytest
 
 from tests.services.code import zip_of
 from workers.disk.code_cache import CodeCache, Tree
-from workers.environments.keeper import StartError
+from workers.environments.starter import StartError
 
 
 class _Quiet(SimpleHTTPRequestHandler):

@@ -18,7 +18,7 @@ from typing import Final
 from workers.contract.archive import ArchiveError, Limits, extract_zip
 from workers.disk.removal import remove
 from workers.disk.uids import Identity, take
-from workers.environments.keeper import StartError
+from workers.environments.starter import StartError
 
 _FETCH_S: Final = 30.0
 #: Unpacking was bounded when the zip was accepted; this machine may be slower, and must not fail for that.

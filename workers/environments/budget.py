@@ -1,6 +1,6 @@
 """How many environments a worker has room for: by number, by the memory that their functions may use, and by function.
 
-Pure decisions over what there is; :class:`workers.environments.keeper.Environments` acts on them.
+Pure decisions over what there is; :class:`workers.environments.keeper.EnvironmentKeeper` acts on them.
 """
 
 from collections.abc import Iterable, Sequence

@@ -63,16 +63,15 @@ class Environment:
         """Monotonic time; orders this worker's environments when room is needed."""
         self.give_back_by = 0.0
         """Monotonic time at which the function's timeout for its latest invocation ends."""
-        self.retired = False
         self.answered = False
         """Its answer is out, and it was not handed back yet."""
-        self.edition = 0
-        """Of the hot-reload directory, when it was started."""
+        self.code_version = 0
+        """The version of its hot-reload directory when the environment was started."""
         self.interrupted = False
         """The worker stops and killed it."""
-        self._cut = False
+        self._aborted = False
         """What runs in it is being ended, and it takes nothing more."""
-        self.promised = False
+        self.leased_remotely = False
         """Another worker has just leased it for an invocation that is on its way here."""
         self._loop = loop
         self._on_gone = on_gone
@@ -128,7 +127,7 @@ class Environment:
     @property
     def usable(self) -> bool:
         """Whether it asks for an event."""
-        return self._idle.is_set() and not self.gone.is_set() and not self._cut
+        return self._idle.is_set() and not self.gone.is_set() and not self._aborted
 
     def wait_started(self, timeout_s: float) -> StartAnswer | None:
         """How initialisation ended; ``None``: it has not, and the environment was killed. Raises :class:`EnvironmentBroken`."""
@@ -153,7 +152,7 @@ class Environment:
     def rest(self) -> None:
         """Its process tree is gone, and the next one has not begun: it is idle, and not started."""
         self._started = False
-        self._cut = False
+        self._aborted = False
         self.end = None
         self.gone.clear()
         self._idle.set()
@@ -201,10 +200,10 @@ class Environment:
         if hasattr(self, "relay"):  # otherwise it is about to start, and whoever starts it looks again
             self._loop.call(self.relay.link.kill)
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """End what runs in it, without waiting for that: whoever waits for an answer learns that its process has gone."""
         if hasattr(self, "relay"):
-            self._cut = True
+            self._aborted = True
             self._loop.call(self.relay.link.kill)
 
     def _wait(self, future: "Future[T]", timeout_s: float) -> T | None:

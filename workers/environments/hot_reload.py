@@ -33,7 +33,7 @@ class HotReload:
         self._lock = threading.Lock()
         self._directories: dict[str, _Directory] = {}
 
-    def edition(self, path: str) -> int:
+    def code_version(self, path: str) -> int:
         """A number that grows with edits; 0 for the empty path."""
         if not path:
             return 0
@@ -42,7 +42,7 @@ class HotReload:
             if directory is None:
                 marks = Path(tempfile.mkdtemp(prefix="edits-", dir=self._place))
                 directory = self._directories[path] = _Directory(path, marks)
-        return directory.edition()
+        return directory.code_version()
 
     def close(self) -> None:
         """Stop listening."""
@@ -69,21 +69,21 @@ class _Directory:
         self._number = 0
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._edition = 1
+        self._code_version = 1
         self._changes: Iterator[set[tuple[Change, str]]] | None = None
 
-    def edition(self) -> int:
+    def code_version(self) -> int:
         with self._lock:
             try:
                 if self._ask():
-                    self._edition += 1
+                    self._code_version += 1
                     log.info("code was edited", extra={"path": self._path})
             except (OSError, StopIteration) as error:
-                # The directory is gone, or was replaced: whatever is there now is another edition.
+                # The directory is gone, or was replaced: whatever is there now counts as another version.
                 self._changes = None
-                self._edition += 1
+                self._code_version += 1
                 log.info("code directory can't be watched", extra={"path": self._path, "error": str(error)})
-            return self._edition
+            return self._code_version
 
     def _ask(self) -> bool:
         if self._changes is None:

@@ -58,7 +58,7 @@ class Lease:
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     @property
-    def held(self) -> bool:
+    def is_owned(self) -> bool:
         """Whether the worker runs on it."""
         return self.state in ("starting", "leased")
 
@@ -290,7 +290,7 @@ class Leases:
         arguments: list[str | int] = [RECORD_MS, self._lease_ms]
         for lease in named:
             names += [keys.environment(lease.environment), keys.warm(self._mode, lease.spec.revision)]
-            arguments += [lease.environment, lease.generation, lease.owner if lease.held else ""]
+            arguments += [lease.environment, lease.generation, lease.owner if lease.is_owned else ""]
         missing: list[bytes] = self._store.run("renew", names, arguments)
         return [name.decode() for name in missing]
 

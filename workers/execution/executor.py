@@ -12,7 +12,8 @@ from typing import Final, Literal
 
 from workers.contract.messages import Batch, FunctionSpec, Invocation, Outcome, encode
 from workers.environments.environment import Environment, EnvironmentBroken, Interrupted, deadline_ms
-from workers.environments.keeper import Environments, FunctionFault, Moved, NoRoom, Order, StartError, Stopping
+from workers.environments.keeper import EnvironmentKeeper, EnvironmentRequest, Moved, NoRoom
+from workers.environments.starter import FunctionFault, StartError, Stopping
 from workers.execution.attempts import Running
 from workers.execution.batch_ownership import Holding
 from workers.execution.claims import Claims, member
@@ -39,7 +40,7 @@ class Executor:
     def __init__(
         self,
         claims: Claims,
-        environments: Environments,
+        environments: EnvironmentKeeper,
         store: Store,
         running: Running,
         holding: Holding,
@@ -89,7 +90,7 @@ class Executor:
 
     def _take_and_run(self, work: "_Work", first: Invocation) -> None:
         try:
-            with self._environments.take(self._order(work, first)) as environment:
+            with self._environments.lease(self._order(work, first)) as environment:
                 self._run_on(environment, work)
         except NotOurs:
             work.pending.popleft()
@@ -118,18 +119,18 @@ class Executor:
             log.exception("an invocation failed", extra={"request_id": first.request_id})
             self._refuse(work, "ServiceException", "An internal error occurred.")
 
-    def _order(self, work: "_Work", first: Invocation) -> Order:
+    def _order(self, work: "_Work", first: Invocation) -> EnvironmentRequest:
         given, work.given = work.given, None
         # What is claimed here stays here.
         movable = work.movable and work.claimed != first.request_id
-        return Order(
+        return EnvironmentRequest(
             spec=work.batch.spec,
             owner=member(first),
             code_url=work.batch.code_url,
             claim_by_ms=first.claim_by_ms,
-            hold=partial(self._hold, work, first),
-            letter=partial(_letter, work) if movable else None,
-            given=given,
+            reserve=partial(self._hold, work, first),
+            message=partial(_letter, work) if movable else None,
+            leased=given,
         )
 
     def _hold(self, work: "_Work", invocation: Invocation, environment: str) -> None:
@@ -204,7 +205,7 @@ class Executor:
             except NotIdle:
                 return  # The event was not sent: another environment takes it.
             if len(work.pending) == 1:
-                self._environments.answered(environment)
+                self._environments.mark_answered(environment)
             elif not self._environments.single_use and environment.idles_within(_QUICK_S):
                 self._deliver_and_claim(work, outcome, environment.id)
                 continue
@@ -254,7 +255,7 @@ class Executor:
         answer = environment.wait_started(spec.timeout_s if work.overran else self._init_s)
         if isinstance(answer, Started):
             work.spent_s = time.monotonic() - began if work.overran else 0.0
-            self._environments.started(environment)
+            self._environments.mark_started(environment)
             return True
         if answer is None and not work.overran:
             raise _InitOverrun

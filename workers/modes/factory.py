@@ -9,7 +9,7 @@ from workers.disk.run_directory import RunDirectory, place
 from workers.engine import Engine
 from workers.environments.budget import Budget
 from workers.environments.environment import Environment
-from workers.environments.keeper import Starter
+from workers.environments.starter import Starter
 from workers.function_logs import Shipper
 from workers.link.loop_thread import LoopThread
 from workers.link.relay_link import ApiRequest

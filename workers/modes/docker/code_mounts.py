@@ -26,7 +26,7 @@ from workers import engine as containers
 from workers.contract.messages import FunctionSpec
 from workers.disk.code_cache import CodeCache, Tree
 from workers.engine import ContainerSpec, Engine, EngineError, EngineUnavailable, Image
-from workers.environments.keeper import StartError
+from workers.environments.starter import StartError
 from workers.link.process_relay import RELAY_DIRECTORY, RelayMissing
 from workers.modes.docker.spec import RELAY, TASK
 

@@ -94,7 +94,7 @@ class ExecStarter:
         self._loop.submit(relay.connect(stream)).result()
         self._loop.call(relay.link.start, frame)
 
-    def wake(self, environment: Environment) -> Callable[[], bool]:
+    def activate(self, environment: Environment) -> Callable[[], bool]:
         """Start the invocation's process; a container that is paused or gone refuses."""
 
         def execute() -> bool:
@@ -110,7 +110,7 @@ class ExecStarter:
 
         return execute
 
-    def rest(self, environment: Environment, left_s: float) -> bool:
+    def after_invocation(self, environment: Environment, left_s: float) -> bool:
         """End the process; the container is idle then."""
         kept = self._kept.get(environment.id)
         if kept is None or kept.relay is None:
@@ -130,14 +130,14 @@ class ExecStarter:
         """End its container, in the background."""
         kept = self._kept.pop(environment.id, None)
         if kept is not None:
-            self._loop.submit(self._give_up(kept))
+            self._loop.submit(self._dispose(kept))
 
-    async def _give_up(self, kept: _Kept) -> None:
+    async def _dispose(self, kept: _Kept) -> None:
         if kept.relay is not None:
             await kept.relay.close(0.0)
         ended = await kept.stream.close(_CLOSE_S)
         if kept.box is not None:
-            await self._boxes.give_up(kept.box, ended=ended)
+            await self._boxes.dispose(kept.box, ended=ended)
 
     def ready(self, knows: Callable[[str], bool]) -> None:
         """Look for containers that are left over."""

@@ -9,7 +9,7 @@ from typing import Final
 
 from workers.contract.messages import FunctionSpec
 from workers.engine import Engine, EngineError, Image
-from workers.environments.keeper import StartError
+from workers.environments.starter import StartError
 from workers.images import recipes
 from workers.images.names import image_of
 from workers.modes.docker.spec import platform

@@ -21,7 +21,7 @@ from typing import Final
 
 from workers import engine as containers
 from workers.engine import ContainerSpec, Engine, EngineError
-from workers.environments.keeper import StartError
+from workers.environments.starter import StartError
 from workers.link.container_relay import Attached
 from workers.link.loop_thread import LoopThread
 from workers.link.process_relay import RelayMissing

@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 from workers import engine as containers
 from workers.contract import keys
 from workers.engine import Container, Engine, EngineError
-from workers.environments.keeper import StartError
+from workers.environments.starter import StartError
 from workers.redis_client import Store, Unavailable
 
 #: A worker without a heartbeat for this long is gone for good.

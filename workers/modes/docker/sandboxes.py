@@ -20,7 +20,7 @@ from workers.contract.messages import FunctionSpec
 from workers.disk.run_directory import RunDirectory
 from workers.engine import Engine, EngineError, EngineInfo, EngineUnavailable, Image, NoSuch
 from workers.environments.environment import Environment
-from workers.environments.keeper import StartError
+from workers.environments.starter import StartError
 from workers.link.loop_thread import LoopThread
 from workers.link.process_relay import RelayMissing
 from workers.link.relay_link import Start
@@ -213,11 +213,11 @@ class Boxes:
             return False
         return True
 
-    async def give_up(self, box: Box, *, ended: bool) -> None:
+    async def dispose(self, box: Box, *, ended: bool) -> None:
         """Its first process was told to end; on the links' loop. ``ended``: and it did, otherwise it is removed by force."""
-        await asyncio.get_running_loop().run_in_executor(None, self._give_up, box, ended)
+        await asyncio.get_running_loop().run_in_executor(None, self._dispose, box, ended)
 
-    def _give_up(self, box: Box, ended: bool) -> None:
+    def _dispose(self, box: Box, ended: bool) -> None:
         self._release(box, gone=ended or self.remove(box))
 
     def ready(self, knows: Callable[[str], bool]) -> None:

@@ -13,7 +13,7 @@ from workers import engine as containers
 from workers.contract.messages import FunctionSpec
 from workers.contract.variables import RESERVED
 from workers.engine import ContainerSpec, Image
-from workers.environments.keeper import FunctionFault
+from workers.environments.starter import FunctionFault
 from workers.link.relay_link import FunctionIdentity, Start
 from workers.runtimes.variables import credentials, log_stream, standard
 from workers.settings import WorkerSettings

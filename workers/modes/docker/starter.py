@@ -67,13 +67,13 @@ class DockerStarter:
 
         self._boxes.make(environment, code_url, (RELAY,), run, with_lane=True)
 
-    def wake(self, environment: Environment) -> Callable[[], bool]:
+    def activate(self, environment: Environment) -> Callable[[], bool]:
         """Ask its relay, unless that has just spoken: a paused container says nothing of itself."""
         if time.monotonic() - environment.last_use < _FRESH_S:
             return lambda: environment.usable
         return environment.answers(_ANSWER_S)
 
-    def rest(self, environment: Environment, left_s: float) -> bool:
+    def after_invocation(self, environment: Environment, left_s: float) -> bool:
         """Whether the runtime asks for the next event in time, and may have one."""
         return environment.wait_idle(left_s) and not self.single_use
 
@@ -81,10 +81,10 @@ class DockerStarter:
         """End its container, in the background."""
         held = self._held.pop(environment.id, None)
         if held is not None:
-            self._loop.submit(self._give_up(*held))
+            self._loop.submit(self._dispose(*held))
 
-    async def _give_up(self, box: Box, relay: AttachedRelay) -> None:
-        await self._boxes.give_up(box, ended=await relay.close(_CLOSE_S))
+    async def _dispose(self, box: Box, relay: AttachedRelay) -> None:
+        await self._boxes.dispose(box, ended=await relay.close(_CLOSE_S))
 
     def ready(self, knows: Callable[[str], bool]) -> None:
         """Look for containers that are left over."""

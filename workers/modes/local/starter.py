@@ -22,7 +22,7 @@ from workers.disk import uids
 from workers.disk.code_cache import CodeCache, Tree
 from workers.disk.run_directory import RunDirectory, place
 from workers.environments.environment import Environment
-from workers.environments.keeper import FunctionFault, StartError
+from workers.environments.starter import FunctionFault, StartError
 from workers.function_logs import Journal, Shipper
 from workers.link.loop_thread import LoopThread
 from workers.link.process_relay import RelayMissing
@@ -131,11 +131,11 @@ class LocalStarter:
         )
         self._loop.call(relay.link.start, start)
 
-    def wake(self, environment: Environment) -> Callable[[], bool]:
+    def activate(self, environment: Environment) -> Callable[[], bool]:
         """A process' end is always heard of."""
         return lambda: environment.usable
 
-    def rest(self, environment: Environment, left_s: float) -> bool:
+    def after_invocation(self, environment: Environment, left_s: float) -> bool:
         """Whether the runtime asks for the next event in time."""
         return environment.wait_idle(left_s)
 
@@ -143,9 +143,9 @@ class LocalStarter:
         """Give up its place and its code, in the background."""
         held = self._held.pop(environment.id, None)
         if held is not None:
-            self._loop.submit(self._give_up(held))
+            self._loop.submit(self._dispose(held))
 
-    async def _give_up(self, held: "_Held") -> None:
+    async def _dispose(self, held: "_Held") -> None:
         try:
             if held.place is not None:
                 await self._places.destroy(held.place)
