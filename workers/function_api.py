@@ -18,8 +18,8 @@ from workers.contract import keys
 from workers.contract.messages import FunctionSpec
 from workers.contract.tokens import FUNCTION_HEADER, TOKEN_HEADER, function_token
 from workers.environments.environment import Environment
+from workers.link.answers import ApiRequest
 from workers.link.loop_thread import LoopThread
-from workers.link.relay_link import ApiRequest
 from workers.redis_client import Store, Unavailable
 
 #: Of one environment, waiting or under way.

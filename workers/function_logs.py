@@ -13,10 +13,11 @@ from typing import Final
 
 from workers.contract import keys
 from workers.contract.messages import FunctionSpec
-from workers.execution.outcomes import TAIL_BYTES
 from workers.redis_client import Store, Unavailable
 
 UNSENT_BYTES: Final = 1024 * 1024
+#: Lambda shows a caller this much of the end of an invocation's log.
+TAIL_BYTES: Final = 4096
 CHUNK_BYTES: Final = 64 * 1024
 #: 16 MB of one function's log wait in Redis at most.
 _STREAM_CHUNKS: Final = 256

@@ -20,8 +20,8 @@ from tests.services import processes
 from tests.services.relay import ECHO, Environment, Environments, program, public_python, running_environments
 from tests.services.waiting import wait_until
 from workers.link import frames
+from workers.link.answers import ApiRequest, Exited, FunctionError, InitFailed, LinkBroken, Response, Started
 from workers.link.process_relay import relay_path
-from workers.link.relay_link import ApiRequest, Exited, FunctionError, InitFailed, LinkBroken, Response, Started
 
 LIMIT = 6_291_556
 UID = 1_980_000 + os.getpid() % 10_000
@@ -623,7 +623,7 @@ def test_kill_minus_nine_of_the_worker_leaves_nothing(tmp_path: Path) -> None:
         textwrap.dedent("""
         import asyncio, sys
         from tests.services.relay import program
-        from workers.link.relay_link import Event, FunctionIdentity, Start
+        from workers.link.answers import (Event, FunctionIdentity, Start)
         from workers.link.process_relay import spawn
 
         async def main():

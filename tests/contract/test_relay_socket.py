@@ -13,9 +13,9 @@ import pytest
 from tests.services.relay import ECHO, program
 from tests.services.waiting import wait_until
 from workers.link import frames
+from workers.link.answers import FunctionIdentity, Start
 from workers.link.frames import Decoder, Frame
 from workers.link.process_relay import relay_path
-from workers.link.relay_link import FunctionIdentity, Start
 from workers.modes.docker.relay_socket import Lane
 
 WAIT_S: Final = 20.0

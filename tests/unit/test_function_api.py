@@ -10,8 +10,8 @@ from tests.services.redis import RedisServer
 from tests.services.waiting import wait_until
 from workers.environments.environment import Environment
 from workers.function_api import PER_ENVIRONMENT, FunctionApi, _target
+from workers.link.answers import ApiRequest
 from workers.link.loop_thread import LoopThread
-from workers.link.relay_link import ApiRequest
 from workers.redis_client import Store
 
 

@@ -13,10 +13,10 @@ from typing import Any, Final, Protocol, TypeVar
 
 from workers.contract.messages import FunctionSpec
 from workers.environments.leases import Lease
-from workers.execution.outcomes import TimedOut
 from workers.function_logs import Journal
+from workers.link.answers import Answer, End, Event, Exited, LinkBroken, StartAnswer, Started, TimedOut
 from workers.link.loop_thread import LoopThread
-from workers.link.relay_link import Answer, End, Event, Exited, Link, LinkBroken, StartAnswer, Started
+from workers.link.relay_link import Link
 
 T = TypeVar("T")
 

@@ -17,8 +17,8 @@ from workers.environments.starter import FunctionFault, StartError, Stopping
 from workers.execution.attempts import Running
 from workers.execution.batch_ownership import Holding
 from workers.execution.claims import Claims, member
-from workers.execution.outcomes import Ending, TimedOut, end_lines, ending, failure, start_line, used_mb
-from workers.link.relay_link import Answer, Event, Exited, InitFailed, NotIdle, Started
+from workers.execution.outcomes import Ending, end_lines, ending, failure, start_line, used_mb
+from workers.link.answers import Answer, Event, Exited, InitFailed, NotIdle, Started, TimedOut
 from workers.redis_client import Store, Unavailable
 
 #: AWS gives initialisation this long; on overrun it runs again inside the first invocation, under the function's timeout.

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from workers.link.relay_link import Answer, Exited, FunctionError, InitFailed, Response
-
-TAIL_BYTES: Final = 4096
+from workers.link.answers import Answer, Exited, FunctionError, InitFailed, Response, TimedOut
 
 #: Go's words for signals, which AWS shows.
 _SIGNALS: Final = {
@@ -33,14 +31,6 @@ _SIGNALS: Final = {
     signal.SIGALRM: "alarm clock",
     signal.SIGTERM: "terminated",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class TimedOut:
-    """The function's time was up, and its process tree was killed."""
-
-    timeout_s: float
-    memory_kb: int
 
 
 @dataclass(frozen=True, slots=True)

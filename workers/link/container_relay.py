@@ -12,8 +12,9 @@ import socket
 from collections.abc import Callable
 from typing import Final, cast
 
+from workers.link.answers import ApiRequest, End
 from workers.link.frames import Buffer
-from workers.link.relay_link import ApiRequest, End, Link
+from workers.link.relay_link import Link
 
 _HEAD: Final = 8
 _STDERR: Final = 2

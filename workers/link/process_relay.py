@@ -15,8 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from workers.link.answers import ApiRequest, End
 from workers.link.frames import Buffer
-from workers.link.relay_link import ApiRequest, End, Link
+from workers.link.relay_link import Link
 
 RELAY_DIRECTORY: Final = Path(__file__).parents[1] / "relay" / "bin"
 _SWEEPS: Final = 20

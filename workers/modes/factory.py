@@ -11,8 +11,8 @@ from workers.environments.budget import Budget
 from workers.environments.environment import Environment
 from workers.environments.starter import Starter
 from workers.function_logs import Shipper
+from workers.link.answers import ApiRequest
 from workers.link.loop_thread import LoopThread
-from workers.link.relay_link import ApiRequest
 from workers.modes.docker.exec_starter import ExecStarter
 from workers.modes.docker.sandboxes import Boxes
 from workers.modes.docker.starter import DockerStarter

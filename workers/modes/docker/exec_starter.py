@@ -13,9 +13,9 @@ from workers.contract.messages import FunctionSpec
 from workers.engine import EngineError
 from workers.environments.environment import Environment
 from workers.function_logs import Shipper
+from workers.link.answers import ApiRequest, Exited, LinkBroken
 from workers.link.container_relay import Attached, AttachedRelay
 from workers.link.loop_thread import LoopThread
-from workers.link.relay_link import ApiRequest, Exited, LinkBroken
 from workers.modes.docker.sandboxes import Box, Boxes
 from workers.modes.docker.spec import RELAY
 from workers.modes.docker.starter import new_journal, new_relay, settle

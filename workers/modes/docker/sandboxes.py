@@ -21,9 +21,9 @@ from workers.disk.run_directory import RunDirectory
 from workers.engine import Engine, EngineError, EngineInfo, EngineUnavailable, Image, NoSuch
 from workers.environments.environment import Environment
 from workers.environments.starter import StartError
+from workers.link.answers import Start
 from workers.link.loop_thread import LoopThread
 from workers.link.process_relay import RelayMissing
-from workers.link.relay_link import Start
 from workers.modes.docker.code_mounts import Contents, Packer
 from workers.modes.docker.image_cache import Images
 from workers.modes.docker.network_pool import Holding, Namespaces, Networks

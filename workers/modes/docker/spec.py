@@ -14,7 +14,7 @@ from workers.contract.messages import FunctionSpec
 from workers.contract.variables import RESERVED
 from workers.engine import ContainerSpec, Image
 from workers.environments.starter import FunctionFault
-from workers.link.relay_link import FunctionIdentity, Start
+from workers.link.answers import FunctionIdentity, Start
 from workers.runtimes.variables import credentials, log_stream, standard
 from workers.settings import WorkerSettings
 

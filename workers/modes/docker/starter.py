@@ -11,9 +11,9 @@ from typing import Final
 from workers.contract.messages import FunctionSpec
 from workers.environments.environment import Environment
 from workers.function_logs import Journal, Shipper
+from workers.link.answers import ApiRequest
 from workers.link.container_relay import AttachedRelay
 from workers.link.loop_thread import LoopThread
-from workers.link.relay_link import ApiRequest
 from workers.modes.docker.sandboxes import Box, Boxes
 from workers.modes.docker.spec import RELAY
 from workers.settings import WorkerSettings

@@ -17,9 +17,9 @@ from typing import Final
 from workers.disk.removal import remove
 from workers.disk.uids import Identity, NoIdentity, take
 from workers.environments.environment import Environment
+from workers.link.answers import ApiRequest, End
 from workers.link.loop_thread import LoopThread
 from workers.link.process_relay import RelayMissing, RelayProcess, spawn
-from workers.link.relay_link import ApiRequest, End
 from workers.modes.local.cgroups import MemoryGroups
 
 #: By then the environment that took the last one has started, with the processor for itself.

@@ -24,9 +24,9 @@ from workers.disk.run_directory import RunDirectory, place
 from workers.environments.environment import Environment
 from workers.environments.starter import FunctionFault, StartError
 from workers.function_logs import Journal, Shipper
+from workers.link.answers import ApiRequest, FunctionIdentity, Start
 from workers.link.loop_thread import LoopThread
 from workers.link.process_relay import RelayMissing
-from workers.link.relay_link import ApiRequest, FunctionIdentity, Start
 from workers.modes.local.cgroups import MemoryGroups, remove_leftovers
 from workers.modes.local.sandboxes import Place, Places
 from workers.runtimes import InvalidEntrypoint, RuntimeUnavailable
