@@ -15,7 +15,7 @@ import msgspec
 from workers import runtimes, settings
 from workers.contract.messages import FunctionSpec
 from workers.contract.settings import SettingError, describe
-from workers.link.process_relay import RelayMissing, relay_path
+from workers.relay import binaries
 
 #: What mode local can run where an interpreter is found; ``provided.*`` needs none.
 RUNTIMES: Final = (
@@ -53,8 +53,8 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     try:
-        relay = str(relay_path())
-    except RelayMissing:
+        relay = str(binaries.host_binary())
+    except binaries.RelayMissing:
         relay = ""
     report = {
         "settings": [msgspec.structs.asdict(row) for row in describe(found, os.environ)],

@@ -20,6 +20,8 @@ import urllib3
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.utils import parse_repository_tag
 
+from workers.relay.binaries import aws_architecture
+
 #: Labels of every container and image that Everwarm makes.
 INSTALLATION: Final = "everwarm.installation"
 WORKER: Final = "everwarm.worker"
@@ -219,7 +221,7 @@ class Engine:
         name = "Podman" if "podman" in component.lower() else "Docker"
         return EngineInfo(
             f"{name} {version.get('Version', '?')}",
-            _architecture(found.get("Architecture", "")),
+            aws_architecture(found.get("Architecture", "")),
             any("rootless" in option for option in found.get("SecurityOptions") or ()),
             bool(found.get("MemoryLimit", True)),
         )
@@ -476,13 +478,9 @@ def _image(found: Mapping[str, Any]) -> Image:
         command=tuple(config.get("Cmd") or ()),
         environment=dict(line.partition("=")[::2] for line in config.get("Env") or ()),
         directory=config.get("WorkingDir") or "/",
-        architecture=_architecture(found.get("Architecture", "")),
+        architecture=aws_architecture(found.get("Architecture", "")),
         labels=config.get("Labels") or {},
     )
-
-
-def _architecture(name: str) -> str:
-    return {"amd64": "x86_64", "aarch64": "arm64"}.get(name, name)
 
 
 @contextmanager

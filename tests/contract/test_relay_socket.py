@@ -15,8 +15,8 @@ from tests.services.waiting import wait_until
 from workers.link import frames
 from workers.link.answers import FunctionIdentity, Start
 from workers.link.frames import Decoder, Frame
-from workers.link.process_relay import relay_path
 from workers.modes.docker.relay_socket import Lane
+from workers.relay import binaries
 
 WAIT_S: Final = 20.0
 
@@ -25,7 +25,9 @@ class Relay:
     """Its process, and what came over its standard output."""
 
     def __init__(self) -> None:
-        self.process = subprocess.Popen([str(relay_path())], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        self.process = subprocess.Popen(
+            [str(binaries.host_binary())], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        )
 
     def write(self, data: bytes) -> None:
         assert self.process.stdin is not None

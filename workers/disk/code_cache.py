@@ -18,7 +18,6 @@ from typing import Final
 from workers.contract.archive import ArchiveError, Limits, extract_zip
 from workers.disk.removal import remove
 from workers.disk.uids import Identity, take
-from workers.environments.starter import StartError
 
 _FETCH_S: Final = 30.0
 #: Unpacking was bounded when the zip was accepted; this machine may be slower, and must not fail for that.
@@ -28,6 +27,10 @@ _UNUSED_TREES: Final = 64
 _UNUSED_BYTES: Final = 1 << 30
 #: What a file takes beside its contents.
 _ENTRY_BYTES: Final = 4096
+
+
+class CodeUnavailable(Exception):
+    """A function's code could not be fetched or unpacked. The text is for the caller."""
 
 
 @dataclass(slots=True, eq=False)
@@ -65,7 +68,7 @@ class CodeCache:
     def use(self, sha256: str, url: str) -> Tree:
         """The tree of a zip, which stays until :meth:`release`. Different zips are fetched in parallel, one only once.
 
-        Raises :class:`StartError`; as root ``NoIdentity`` and ``OSError`` as well.
+        Raises :class:`CodeUnavailable`; as root ``NoIdentity`` and ``OSError`` as well.
         """
         with self._lock:
             found = self._find(sha256)
@@ -145,7 +148,7 @@ class CodeCache:
             try:
                 summary = extract_zip(archive, unpacked, _LIMITS)
             except (ArchiveError, OSError) as error:
-                raise StartError(f"The function's code could not be unpacked: {error}") from error
+                raise CodeUnavailable(f"The function's code could not be unpacked: {error}") from error
             group = self._protect(unpacked)
             # Another tree of the same zip may be on its way out.
             target = self._directory / f"{sha256}-{next(self._numbers)}"
@@ -197,6 +200,6 @@ def _download(url: str, sha256: str, target: Path) -> None:
     except (OSError, http.client.HTTPException, ValueError) as error:
         # The URL holds a signature: it stays out of the message.
         reason = getattr(error, "reason", error)
-        raise StartError(f"The function's code could not be fetched from the dispatcher: {reason}") from error
+        raise CodeUnavailable(f"The function's code could not be fetched from the dispatcher: {reason}") from error
     if digest.hexdigest() != sha256:
-        raise StartError("The function's code arrived damaged: its SHA-256 is wrong.")
+        raise CodeUnavailable("The function's code arrived damaged: its SHA-256 is wrong.")

@@ -27,8 +27,8 @@ from workers.contract.messages import FunctionSpec
 from workers.disk.code_cache import CodeCache, Tree
 from workers.engine import ContainerSpec, Engine, EngineError, EngineUnavailable, Image
 from workers.environments.starter import StartError
-from workers.link.process_relay import RELAY_DIRECTORY, RelayMissing
 from workers.modes.docker.spec import RELAY, TASK
+from workers.relay import binaries
 
 _REPOSITORY: Final = "everwarm/code"
 _RELAY_REPOSITORY: Final = "everwarm/relay"
@@ -108,7 +108,7 @@ class Packer:
         return name
 
     def provide(self, spec: FunctionSpec, image: Image, code_url: str) -> Contents:
-        """Raises :class:`StartError`, ``EngineError`` or ``OSError``."""
+        """Raises :class:`StartError`, ``CodeUnavailable``, ``EngineError`` or ``OSError``."""
         relay, digest = self._relay(image.architecture)
         mounts = [] if self.remote else [(str(relay), RELAY)]
         tree = None
@@ -192,9 +192,9 @@ class Packer:
         with self._lock:
             found = self._relays.get(architecture)
             if found is None:
-                source = RELAY_DIRECTORY / f"everwarm-relay-{architecture}"
+                source = binaries.binary(architecture)
                 if not source.is_file():
-                    raise RelayMissing(f"there is no relay for {architecture} images in this installation")
+                    raise binaries.RelayMissing(f"there is no relay for {architecture} images in this installation")
                 target = self._run / source.name
                 shutil.copyfile(source, target)
                 target.chmod(0o755)

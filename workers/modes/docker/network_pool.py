@@ -24,9 +24,9 @@ from workers.engine import ContainerSpec, Engine, EngineError
 from workers.environments.starter import StartError
 from workers.link.container_relay import Attached
 from workers.link.loop_thread import LoopThread
-from workers.link.process_relay import RelayMissing
 from workers.modes.docker.spec import RELAY
 from workers.redis_client import Unavailable
+from workers.relay.binaries import RelayMissing
 
 #: So many are kept ready beyond those in use.
 _READY: Final = 2

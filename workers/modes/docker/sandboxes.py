@@ -17,13 +17,13 @@ from typing import Final
 from workers import engine as containers
 from workers.contract import keys
 from workers.contract.messages import FunctionSpec
+from workers.disk.code_cache import CodeUnavailable
 from workers.disk.run_directory import RunDirectory
 from workers.engine import Engine, EngineError, EngineInfo, EngineUnavailable, Image, NoSuch
 from workers.environments.environment import Environment
 from workers.environments.starter import StartError
 from workers.link.answers import Start
 from workers.link.loop_thread import LoopThread
-from workers.link.process_relay import RelayMissing
 from workers.modes.docker.code_mounts import Contents, Packer
 from workers.modes.docker.image_cache import Images
 from workers.modes.docker.network_pool import Holding, Namespaces, Networks
@@ -31,6 +31,7 @@ from workers.modes.docker.reaper import Reaper
 from workers.modes.docker.relay_socket import SOCKET, Lane
 from workers.modes.docker.spec import container_spec, program, start_frame
 from workers.redis_client import Store
+from workers.relay.binaries import RelayMissing
 from workers.settings import WorkerSettings
 
 _MAKING_NETWORK_S: Final = 10.0
@@ -253,6 +254,8 @@ def _as_start_error(boxes: Boxes, spec: FunctionSpec) -> Iterator[None]:
     except NoSuch as error:
         boxes.images.forget(spec)
         raise StartError(f"The container could not be made: {error}") from error
+    except CodeUnavailable as error:
+        raise StartError(str(error)) from error
     except EngineUnavailable as error:
         raise StartError(f"The function can't be started: {error}") from error
     except EngineError as error:

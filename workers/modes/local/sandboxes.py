@@ -19,8 +19,9 @@ from workers.disk.uids import Identity, NoIdentity, take
 from workers.environments.environment import Environment
 from workers.link.answers import ApiRequest, End
 from workers.link.loop_thread import LoopThread
-from workers.link.process_relay import RelayMissing, RelayProcess, spawn
+from workers.link.process_relay import RelayProcess, spawn
 from workers.modes.local.cgroups import MemoryGroups
+from workers.relay.binaries import RelayMissing
 
 #: By then the environment that took the last one has started, with the processor for itself.
 _REFILL_S: Final = 0.1

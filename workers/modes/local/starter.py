@@ -19,16 +19,16 @@ from typing import Final
 from workers import runtimes
 from workers.contract.messages import FunctionSpec
 from workers.disk import uids
-from workers.disk.code_cache import CodeCache, Tree
+from workers.disk.code_cache import CodeCache, CodeUnavailable, Tree
 from workers.disk.run_directory import RunDirectory, place
 from workers.environments.environment import Environment
 from workers.environments.starter import FunctionFault, StartError
 from workers.function_logs import Journal, Shipper
 from workers.link.answers import ApiRequest, FunctionIdentity, Start
 from workers.link.loop_thread import LoopThread
-from workers.link.process_relay import RelayMissing
 from workers.modes.local.cgroups import MemoryGroups, remove_leftovers
 from workers.modes.local.sandboxes import Place, Places
+from workers.relay.binaries import RelayMissing
 from workers.runtimes import InvalidEntrypoint, RuntimeUnavailable
 from workers.runtimes.variables import credentials, log_stream
 from workers.settings import WorkerSettings
@@ -162,7 +162,10 @@ class LocalStarter:
             return Tree(path, None)
         if spec.package_type != "Zip":
             raise StartError("Container images need a docker mode.", "InvalidRuntimeException")
-        return self._code.use(spec.code_sha256, self._settings.endpoint + code_url)
+        try:
+            return self._code.use(spec.code_sha256, self._settings.endpoint + code_url)
+        except CodeUnavailable as error:
+            raise StartError(str(error)) from error
 
     def _command(self, spec: FunctionSpec, tree: Tree) -> runtimes.Command:
         try:
