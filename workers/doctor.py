@@ -12,10 +12,11 @@ from typing import Final, TypedDict
 
 import msgspec
 
-from workers import runtimes, settings
+from workers import settings
 from workers.contract.messages import FunctionSpec
 from workers.contract.settings import SettingError, describe
 from workers.relay import binaries
+from workers.runtimes.commands import RuntimeUnavailable, runtime_command
 
 #: What mode local can run where an interpreter is found; ``provided.*`` needs none.
 RUNTIMES: Final = (
@@ -39,8 +40,8 @@ def look(runtime: str, overrides: Mapping[str, str]) -> Found:
         runtime=runtime, timeout_s=3, memory_mb=128, ephemeral_mb=512, environment={},
     )  # fmt: skip
     try:
-        found = runtimes.command(spec, Path("/"), overrides, other_user=os.geteuid() == 0)
-    except runtimes.RuntimeUnavailable as error:
+        found = runtime_command(spec, Path("/"), overrides, other_user=os.geteuid() == 0)
+    except RuntimeUnavailable as error:
         return Found(runtime=runtime, command="", problem=str(error))
     return Found(runtime=runtime, command=found.argv[0], problem="")
 

@@ -15,9 +15,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-CLIENTS: Final = Path(__file__).parent
-"""The folder of the Runtime API clients: ``python/`` and ``node/``."""
-PACKAGES: Final = CLIENTS.parent.parent
+from workers.runtimes.clients import CLIENTS
+
+PACKAGES: Final = Path(__file__).parents[2]
 """The folder that holds Everwarm's own packages."""
 
 _PROBE_TIMEOUT_S: Final = 20

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from workers import runtimes
 from workers.contract.messages import FunctionSpec
 from workers.disk import uids
 from workers.disk.code_cache import CodeCache, CodeUnavailable, Tree
@@ -29,8 +28,9 @@ from workers.link.loop_thread import LoopThread
 from workers.modes.local.cgroups import MemoryGroups, remove_leftovers
 from workers.modes.local.sandboxes import Place, Places
 from workers.relay.binaries import RelayMissing
-from workers.runtimes import InvalidEntrypoint, RuntimeUnavailable
-from workers.runtimes.variables import credentials, log_stream
+from workers.runtimes.clients import install_clients
+from workers.runtimes.commands import Command, InvalidEntrypoint, RuntimeUnavailable, runtime_command
+from workers.runtimes.variables import credentials, log_stream, process_environment
 from workers.settings import WorkerSettings
 
 #: Processes and threads of an environment, as on AWS.
@@ -68,7 +68,7 @@ class LocalStarter:
         code = self._run.path / "code"
         code.mkdir(mode=0o711)
         self._code = CodeCache(code, self._uids)
-        self._clients = runtimes.install(self._run.path / "clients")
+        self._clients = install_clients(self._run.path / "clients")
         self._places = Places(places, self._uids, loop, self._memory, (self._clients, code), on_api)
         self._held: dict[str, _Held] = {}
 
@@ -167,9 +167,9 @@ class LocalStarter:
         except CodeUnavailable as error:
             raise StartError(str(error)) from error
 
-    def _command(self, spec: FunctionSpec, tree: Tree) -> runtimes.Command:
+    def _command(self, spec: FunctionSpec, tree: Tree) -> Command:
         try:
-            return runtimes.command(
+            return runtime_command(
                 spec,
                 tree.path,
                 self._settings.local_runtimes,
@@ -181,14 +181,12 @@ class LocalStarter:
         except RuntimeUnavailable as error:
             raise StartError(str(error), "InvalidRuntimeException") from error
 
-    def _variables(
-        self, environment: Environment, command: runtimes.Command, tree: Tree, scratch: Path
-    ) -> dict[str, str]:
+    def _variables(self, environment: Environment, command: Command, tree: Tree, scratch: Path) -> dict[str, str]:
         spec = environment.spec
         hostname = self._settings.hostname
         named = {"LOCALSTACK_HOSTNAME": hostname, "EVERWARM_HOSTNAME": hostname} if hostname else {}
         return {
-            **runtimes.environment(
+            **process_environment(
                 spec,
                 command,
                 tree.path,
