@@ -136,7 +136,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Prepare(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A letter to a worker: have all ready that an invocation of this function would otherwise wait for."""
+    """A message to a worker: have all ready that an invocation of this function would otherwise wait for."""
 
     v: int = msgspec.field(default_factory=lambda: VERSION)
     spec: FunctionSpec

@@ -1,6 +1,6 @@
 """How an attempt's end is told: AWS's bodies, log lines and figures, by pure functions.
 
-Sources: the wording of Lambda's own errors as recorded against AWS (`aws-semantics`), and the log lines that the Lambda
+Sources: the wording of Lambda's own errors as recorded against AWS, and the log lines that the Lambda
 developer guide shows under "Working with Lambda function logs".
 """
 

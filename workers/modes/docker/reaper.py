@@ -7,7 +7,6 @@ say that they live.
 """
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, cast
@@ -17,6 +16,7 @@ from workers.contract import keys
 from workers.engine import Container, Engine, EngineError
 from workers.environments.starter import StartError
 from workers.redis_client import Store, Unavailable
+from workers.service_thread import ServiceThread
 
 #: A worker without a heartbeat for this long is gone for good.
 DEAD_S: Final = 30.0
@@ -62,23 +62,19 @@ class Reaper:
         self._installation = installation
         self._me = me
         self._knows = knows
-        self._on_failure = on_failure
         self._epoch: Any = None
         self._epoch_since = 0.0
         self._images_due = 0.0
         self._suspects: set[str] = set()
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
+        self._thread = ServiceThread("reaper", lambda: self.run_once(time.monotonic()), lambda: _EVERY_S, on_failure)
 
     def start(self) -> None:
-        """Start the thread."""
+        """Begin to look."""
         self._thread.start()
 
     def stop(self) -> None:
         """Look no more."""
-        self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join(_EVERY_S)
+        self._thread.stop(_EVERY_S)
 
     def remove_own(self) -> None:
         """The worker has given up everything it knew: whatever it still has on the engine goes."""
@@ -88,14 +84,6 @@ class Reaper:
                     self._remove(one)
         except EngineError as error:
             log.info("the engine is gone: what is left there is removed by another worker", extra={"error": str(error)})
-
-    def _run(self) -> None:
-        try:
-            while not self._stopped.wait(_EVERY_S):
-                self.run_once(time.monotonic())
-        except BaseException as error:
-            log.exception("the reaper died")
-            self._on_failure(error)
 
     def run_once(self, now: float) -> int:
         """Remove what is left over; answers how many. An own container must look so twice: it may be on its way out."""
