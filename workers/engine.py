@@ -23,12 +23,12 @@ from docker.utils import parse_repository_tag
 from workers.relay.binaries import aws_architecture
 
 #: Labels of every container and image that Everwarm makes.
-INSTALLATION: Final = "everwarm.installation"
-WORKER: Final = "everwarm.worker"
-ENVIRONMENT: Final = "everwarm.environment"
-REVISION: Final = "everwarm.revision"
-FUNCTION: Final = "everwarm.function"
-LAYER: Final = "everwarm.layer"
+LABEL_INSTALLATION: Final = "everwarm.installation"
+LABEL_WORKER: Final = "everwarm.worker"
+LABEL_ENVIRONMENT: Final = "everwarm.environment"
+LABEL_REVISION: Final = "everwarm.revision"
+LABEL_FUNCTION: Final = "everwarm.function"
+LABEL_LAYER: Final = "everwarm.layer"
 """Of an image: a layer that a worker made (``workers.modes.docker.code_mounts``)."""
 
 #: A call that takes longer means that the engine hangs; starting a container on a busy machine takes seconds.

@@ -268,7 +268,7 @@ class Executor:
             work.pending.popleft()
             return False
         failed = TimedOut(spec.timeout_s, environment.memory_kb) if answer is None else answer
-        environment.journal.begin(start_line(invocation.request_id, spec.version))
+        environment.log_buffer.begin_invocation(start_line(invocation.request_id, spec.version))
         self._deliver(work, self._outcome(environment, invocation, failed, (time.monotonic() - began) * 1000))
         return False
 
@@ -280,7 +280,7 @@ class Executor:
             payload = self._payload(invocation)
         except LookupError as error:
             return _system_error(spec, invocation, self._worker, "ServiceException", str(error))
-        environment.journal.begin(start_line(invocation.request_id, spec.version))
+        environment.log_buffer.begin_invocation(start_line(invocation.request_id, spec.version))
         began = time.perf_counter()
         event = Event(
             request_id=invocation.request_id,
@@ -334,7 +334,7 @@ class Executor:
             kind="success" if found.success else "function_error",
             payload=found.body,
             error_type=found.error_type,
-            log_tail=environment.journal.end(found.log_lines + lines),
+            log_tail=environment.log_buffer.end_invocation(found.log_lines + lines),
             version=spec.version,
             worker=self._worker,
             environment=environment.id,

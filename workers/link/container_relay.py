@@ -23,7 +23,7 @@ _LINE_BYTES: Final = 2000
 log = logging.getLogger(__name__)
 
 
-class Attached(asyncio.Protocol):
+class AttachedStream(asyncio.Protocol):
     """The stream to one process; made on any thread, used on the links' loop only."""
 
     def __init__(
@@ -47,7 +47,7 @@ class Attached(asyncio.Protocol):
         """The other side closed the stream; not we, having waited in vain."""
 
     @classmethod
-    async def open(cls, stream: socket.socket, protocol: "Attached") -> None:
+    async def open(cls, stream: socket.socket, protocol: "AttachedStream") -> None:
         """Tie the engine's stream to the protocol, on the running loop."""
         loop = asyncio.get_running_loop()
         stream.setblocking(False)
@@ -141,7 +141,7 @@ class Attached(asyncio.Protocol):
         return self.process_ended
 
 
-class AttachedRelay:
+class ContainerRelay:
     """A relay behind such a stream; what an environment needs of it (``workers.environments.environment.Relay``)."""
 
     link: Link
@@ -155,22 +155,22 @@ class AttachedRelay:
         on_api: Callable[[ApiRequest], None],
     ) -> None:
         self.link = Link(self._write, on_log=on_log, on_idle=on_idle, on_exit=on_exit, on_api=on_api)
-        self._stream = Attached(
+        self._stream = AttachedStream(
             self.link.feed, self._ended, on_full=self.link.pause_writing, on_room=self.link.resume_writing
         )
-        self._lane: asyncio.Transport | None = None
+        self._socket: asyncio.Transport | None = None
         self._server: asyncio.Server | None = None
 
-    async def connect(self, stream: socket.socket, lane: socket.socket | None = None) -> None:
-        """Take the engine's stream, and listen for the relay on ``lane``."""
-        if lane is not None:
+    async def connect(self, stream: socket.socket, listener: socket.socket | None = None) -> None:
+        """Take the engine's stream, and listen for the relay on ``listener``."""
+        if listener is not None:
             loop = asyncio.get_running_loop()
-            self._server = await loop.create_unix_server(lambda: _Lane(self), sock=lane, backlog=1)
-        await Attached.open(stream, self._stream)
+            self._server = await loop.create_unix_server(lambda: _SocketProtocol(self), sock=listener, backlog=1)
+        await AttachedStream.open(stream, self._stream)
 
     def _ended(self) -> None:
         self._close_server()
-        if self._lane is None or self._lane.is_closing():
+        if self._socket is None or self._socket.is_closing():
             self.link.closed()
 
     def _close_server(self) -> None:
@@ -178,56 +178,56 @@ class AttachedRelay:
         if server is not None:
             server.close()
 
-    def use_lane(self, transport: asyncio.Transport) -> bool:
+    def use_socket(self, transport: asyncio.Transport) -> bool:
         """The first who comes is the relay, since nothing else runs in its container then; nobody else may."""
         self._close_server()
-        if self._lane is not None or self._stream.ended:
+        if self._socket is not None or self._stream.ended:
             transport.abort()
             return False
-        self._lane = transport
+        self._socket = transport
         return True
 
     def _write(self, buffers: list[Buffer]) -> None:
-        if self._lane is None:
+        if self._socket is None:
             self._stream.write(buffers)
-        elif not self._lane.is_closing():
+        elif not self._socket.is_closing():
             for buffer in buffers:
-                self._lane.write(buffer)
+                self._socket.write(buffer)
 
     def pause_reading(self) -> None:
         """Take nothing more from the relay."""
         self._stream.pause_reading()
-        if self._lane is not None and not self._lane.is_closing():
-            self._lane.pause_reading()
+        if self._socket is not None and not self._socket.is_closing():
+            self._socket.pause_reading()
 
     def resume_reading(self) -> None:
         """Undo that."""
         self._stream.resume_reading()
-        if self._lane is not None and not self._lane.is_closing():
-            self._lane.resume_reading()
+        if self._socket is not None and not self._socket.is_closing():
+            self._socket.resume_reading()
 
     async def close(self, patience_s: float = 15.0) -> bool:
         """End the relay and its tree; false when it lives on, since its container is paused or hangs."""
         self._close_server()
-        if self._lane is not None and not self._lane.is_closing():
-            self._lane.resume_reading()
+        if self._socket is not None and not self._socket.is_closing():
+            self._socket.resume_reading()
         try:
             return await self._stream.close(patience_s)
         finally:
-            if self._lane is not None:
-                self._lane.abort()
+            if self._socket is not None:
+                self._socket.abort()
 
 
-class _Lane(asyncio.Protocol):
+class _SocketProtocol(asyncio.Protocol):
     """A connection to the worker's own socket."""
 
-    def __init__(self, owner: AttachedRelay) -> None:
+    def __init__(self, owner: ContainerRelay) -> None:
         self._owner = owner
         self._link = owner.link
         self._used = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._used = self._owner.use_lane(cast("asyncio.Transport", transport))
+        self._used = self._owner.use_socket(cast("asyncio.Transport", transport))
 
     def data_received(self, data: bytes) -> None:
         if self._used:

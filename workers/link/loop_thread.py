@@ -40,8 +40,17 @@ class LoopThread:
         """Call a function there soon; from any thread."""
         self.loop.call_soon_threadsafe(work, *args)
 
+    def settle(self, timeout_s: float = 30.0) -> None:
+        """Wait for everything that was submitted to end. Raises ``TimeoutError``."""
+        self.submit(_other_tasks()).result(timeout_s)
+
     def stop(self) -> None:
         """End the loop and its thread."""
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
+
+
+async def _other_tasks() -> None:
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    await asyncio.gather(*others, return_exceptions=True)

@@ -14,7 +14,8 @@ from workers.function_logs import Shipper
 from workers.link.answers import ApiRequest
 from workers.link.loop_thread import LoopThread
 from workers.modes.docker.exec_starter import ExecStarter
-from workers.modes.docker.sandboxes import Boxes
+from workers.modes.docker.relays import ContainerRelays
+from workers.modes.docker.sandboxes import ContainerSandboxes
 from workers.modes.docker.starter import DockerStarter
 from workers.modes.local.starter import LocalStarter
 from workers.redis_client import Store
@@ -45,10 +46,11 @@ def create(
         return local, local.directory
     engine = Engine.connect(settings.docker_host or None)
     run = RunDirectory(place(settings.data_dir), lambda _: None)
-    boxes = Boxes(settings, loop, store, engine, run, on_failure)
+    sandboxes = ContainerSandboxes(settings, loop, store, engine, run, on_failure)
+    relays = ContainerRelays(settings, loop, shipper, on_api)
     if settings.mode == "docker-reuse" and not settings.stay_open:
-        return ExecStarter(settings, loop, shipper, on_api, boxes), run.path
-    return DockerStarter(settings, loop, shipper, on_api, boxes), run.path
+        return ExecStarter(settings, loop, relays, sandboxes), run.path
+    return DockerStarter(settings, loop, relays, sandboxes), run.path
 
 
 def budget(settings: WorkerSettings) -> Budget:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Final
 
 _NAME: Final = "relay"
-_MOUNTED: Final = "/.everwarm-lane"
+_MOUNTED: Final = "/.everwarm-socket"
 
 #: What the relay connects to, in its container.
 SOCKET: Final = f"{_MOUNTED}/{_NAME}"
 
 
-class Lane:
+class RelaySocket:
     """The socket of one environment, below a directory that no other user may enter."""
 
     def __init__(self, parent: Path, environment: str) -> None:
@@ -29,7 +29,7 @@ class Lane:
         self.mount: Final = (str(self._directory), _MOUNTED)
 
     def listen(self) -> socket.socket:
-        """A socket that listens."""
+        """A socket that listens for the relay. Raises ``OSError``."""
         listener = socket.socket(socket.AF_UNIX)
         try:
             directory = os.open(self._directory, os.O_PATH | os.O_DIRECTORY)
@@ -46,5 +46,5 @@ class Lane:
         return listener
 
     def remove(self) -> None:
-        """The container is gone, or was never made."""
+        """Remove socket and directory: the container is gone, or was never made."""
         shutil.rmtree(self._directory, ignore_errors=True)
