@@ -52,7 +52,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     check_peer_uid: bool = False
     process_limit: int = 0
     """Processes and threads of the runtime's uid on the whole host; 0: no limit. For a uid that nobody else has."""
-    worker_socket: str = msgspec.field(default="", name="lane")
+    worker_socket: str = ""
     """A socket of the worker's to use in the place of stdin and stdout, if it can be reached."""
     function: FunctionIdentity
     api: bool = False
