@@ -16,7 +16,8 @@ import threading
 from contextlib import suppress
 from typing import Final
 
-from workers.contract.broker import Polls, create_celery
+from workers.contract.broker import create_celery
+from workers.contract.transport import Polls
 from workers.environments.environment import Environment
 from workers.environments.hot_reload import HotReload, identity
 from workers.environments.keeper import EnvironmentKeeper

@@ -20,7 +20,7 @@ from pathlib import PurePath
 from typing import Final
 
 from workers.contract import keys
-from workers.contract.broker import Polls, clock
+from workers.contract.transport import Polls, clock
 from workers.redis_client import Store, Unavailable
 from workers.service_thread import ServiceThread
 
@@ -40,7 +40,7 @@ class Stalled(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one look saw; times are of ``broker.clock``."""
+    """What one look saw; times are of ``transport.clock``."""
 
     at: float
     polled: float
