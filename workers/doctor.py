@@ -33,8 +33,8 @@ class Found(TypedDict):
     problem: str
 
 
-def look(runtime: str, overrides: Mapping[str, str]) -> Found:
-    """Whether mode local can run ``runtime`` here."""
+def find_runtime(runtime: str, overrides: Mapping[str, str]) -> Found:
+    """The command that runs ``runtime`` in mode local, or why this machine has none."""
     spec = FunctionSpec(
         account="", region="", function="", version="", handler="", code_sha256="", revision="",
         runtime=runtime, timeout_s=3, memory_mb=128, ephemeral_mb=512, environment={},
@@ -59,7 +59,7 @@ def main() -> int:
         relay = ""
     report = {
         "settings": [msgspec.structs.asdict(row) for row in describe(found, os.environ)],
-        "runtimes": [look(runtime, found.local_runtimes) for runtime in RUNTIMES],
+        "runtimes": [find_runtime(runtime, found.local_runtimes) for runtime in RUNTIMES],
         "relay": relay,
     }
     print(json.dumps(report))

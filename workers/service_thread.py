@@ -10,8 +10,8 @@ log = logging.getLogger(__name__)
 class ServiceThread:
     """Runs a step until it is stopped, with a pause before each run.
 
-    A step waits out by itself what it can wait out. When one raises, the service is dead and ``on_failure`` is told, which
-    ends the process loudly: a worker that lacks one of its services must not look as if it worked.
+    A step waits out by itself what it can wait out. When one raises, the service is dead and ``on_failure`` is told,
+    which ends the process loudly: a worker that lacks one of its services must not look as if it worked.
     """
 
     def __init__(

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class Upkeep:
-    """The worker's own loops, in one thread."""
+    """All upkeep of one worker, in one thread."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Upkeep:
         self._thread.start()
 
     def run_once(self, now: float) -> None:
-        """Do what is due at the monotonic time ``now``."""
+        """Do what is due at ``now``, in seconds of the monotonic clock. Waits out a Redis that is gone."""
         try:
             self.beat()
             self._ownership.renew()
@@ -92,7 +92,7 @@ class Upkeep:
             self._lost = True
 
     def beat(self) -> None:
-        """Say that this worker lives; with a new epoch, register everything again."""
+        """Say that this worker lives. After a loss of Redis, which shows by a new epoch, register everything again."""
         settings = self._settings
         answer: bytes = self._store.run(
             "heartbeat",
@@ -135,7 +135,7 @@ class Upkeep:
             self.beat()
 
     def stop(self) -> None:
-        """End the loops, and say that this worker is gone."""
+        """Stop upkeep, and say that this worker is gone."""
         self._thread.stop(_STOP_S)
         try:
             self._store.client.delete(keys.worker(self._settings.name))

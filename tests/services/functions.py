@@ -22,7 +22,7 @@ from tests.services.local import python_runtime
 from tests.services.processes import everything
 from tests.services.stack import ACCOUNT, Stack
 from tests.services.waiting import wait_until
-from workers.doctor import RUNTIMES, look
+from workers.doctor import RUNTIMES, find_runtime
 from workers.engine import LABEL_ENVIRONMENT, LABEL_FUNCTION, Container
 
 Family = Literal["python", "node", "provided"]
@@ -46,7 +46,7 @@ def _client(endpoint: str, stack: Stack) -> LambdaClient:
 @functools.cache
 def node_runtime() -> str:
     """The newest Node.js that functions can use here; without one the test is skipped, in CI it fails."""
-    found = [runtime for runtime in RUNTIMES if runtime.startswith("nodejs") and look(runtime, {})["command"]]
+    found = [runtime for runtime in RUNTIMES if runtime.startswith("nodejs") and find_runtime(runtime, {})["command"]]
     if not found and os.environ.get("CI") == "true":
         pytest.fail("Node.js is missing: apt-get install nodejs")
     if not found:

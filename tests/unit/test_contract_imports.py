@@ -1,4 +1,4 @@
-"""The contract is a leaf: what it imports is the standard library and msgspec, its broker and transport modules Celery and kombu as well."""
+"""The contract is a leaf: it imports the standard library and msgspec; its broker and transport Celery and kombu as well."""
 
 import ast
 import sys

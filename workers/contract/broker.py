@@ -1,8 +1,8 @@
 """Celery as both sides use it: one task, msgpack, no result backend, no events, no remote control.
 
-The dispatcher writes task messages with :func:`envelope` instead of ``send_task``: the same bytes (a contract test holds
-them together) at a tenth of the CPU, and they can go into the one Lua step that also admits the call. What Everwarm
-changes about kombu's transport is in ``workers.contract.transport``.
+The dispatcher writes task messages with :func:`envelope` instead of ``send_task``: the same bytes (a contract test
+holds them together) at a tenth of the CPU, and they can go into the one Lua step that also admits the call. What
+Everwarm changes about kombu's transport is in ``workers.contract.transport``.
 """
 
 import base64

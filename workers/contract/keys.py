@@ -70,7 +70,7 @@ def payload(request_id: str, attempt: int | None = None) -> str:
 
 
 def message(message: str) -> str:
-    """Who has a message of events."""
+    """The worker that has a batch of events."""
     return f"everwarm:message:{message}"
 
 

@@ -146,7 +146,7 @@ class Prepare(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How that ended."""
+    """How the preparation that a :class:`Prepare` asked for ended, on one worker."""
 
     v: int = msgspec.field(default_factory=lambda: VERSION)
     worker: str
@@ -184,22 +184,22 @@ def encode_batch(v: int, spec: bytes, code_url: str, invocations: list[Invocatio
 
 
 def decode_batch(data: bytes) -> Batch:
-    """Raises :class:`VersionMismatch`, or ``msgspec.DecodeError`` when the bytes are no batch."""
+    """Read a batch. Raises :class:`VersionMismatch`, or ``msgspec.DecodeError`` when the bytes are no batch."""
     return _decode(_batch, data)
 
 
 def decode_outcome(data: bytes) -> Outcome:
-    """Raises :class:`VersionMismatch`, or ``msgspec.DecodeError`` when the bytes are no outcome."""
+    """Read an outcome. Raises :class:`VersionMismatch`, or ``msgspec.DecodeError`` when the bytes are no outcome."""
     return _decode(_outcome, data)
 
 
 def decode_prepare(data: bytes) -> Prepare:
-    """Raises as :func:`decode_batch`."""
+    """Read a request to prepare a function. Raises as :func:`decode_batch`."""
     return _decode(_prepare, data)
 
 
 def decode_prepared(data: bytes) -> Prepared:
-    """Raises as :func:`decode_batch`."""
+    """Read the answer to such a request. Raises as :func:`decode_batch`."""
     return _decode(_prepared, data)
 
 

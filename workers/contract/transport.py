@@ -1,9 +1,9 @@
-"""kombu's Redis transport as a worker's consumer uses it: without copies of messages in Redis, and with a note of each poll.
+"""kombu's Redis transport for a worker's consumer: without copies of messages in Redis, and with a note of each poll.
 
-Messages are disposable copies (the ledger or the waiting caller is the truth), so the worker's channel keeps no record of
-unacknowledged ones in Redis. kombu would write every message there a second time, restore it over a dead connection when
-Redis goes (which kills a late-acknowledging worker, kombu 5.7.0), and leave it there when the worker is killed. What stays
-is what late acknowledgement is wanted for: a worker never has more messages than slots.
+Messages are disposable copies (the ledger or the waiting caller is the truth), so the worker's channel keeps no record
+of unacknowledged ones in Redis. kombu would write every message there a second time, restore it over a dead connection
+when Redis goes (which kills a late-acknowledging worker, kombu 5.7.0), and leave it there when the worker is killed.
+What stays is what late acknowledgement is wanted for: a worker never has more messages than slots.
 """
 
 import time
@@ -38,7 +38,7 @@ class Polls:
 
     def __init__(self) -> None:
         self.last = clock()
-        """Time (:func:`clock`) at which the consumer last asked its queues for a message; before the first, of this object's birth."""
+        """Time (:func:`clock`) at which the consumer last asked its queues; until it has, that of this object's birth."""
         self._channel: Any = None
 
     def note(self, channel: Any) -> None:
@@ -63,7 +63,7 @@ class Channel(redis.Channel):  # type: ignore[misc] # kombu has no types
     from_transport_options = (*redis.Channel.from_transport_options, "polls")
 
     def _restore(self, message: Any, leftmost: bool = False) -> None:  # noqa: ARG002 - kombu says where it wants it
-        """Put the message back into its queue. kombu's own method looks for a copy in Redis, finds none and drops the message."""
+        """Put the message back into its queue. kombu's own method would look for a copy in Redis, and drop what has none."""
         virtual.Channel._restore(self, message)
 
     def _brpop_start(self, timeout: float | None = None) -> None:
@@ -85,8 +85,8 @@ TRANSPORT_ALIASES["everwarm"] = f"{__name__}:Transport"
 def broker_url(redis_url: str) -> str:
     """Turn a redis-py URL into kombu's form, with this module's transport.
 
-    ``unix://:password@/path?db=0`` becomes ``everwarm+socket://:password@/path``, ``redis://…`` becomes ``everwarm://…``.
-    Raises ``ValueError`` for another scheme.
+    ``unix://:password@/path?db=0`` becomes ``everwarm+socket://:password@/path``, ``redis://…`` becomes
+    ``everwarm://…``. Raises ``ValueError`` for another scheme.
     """
     parts = urlsplit(redis_url)
     if parts.scheme == "redis":

@@ -17,7 +17,7 @@ from typing import Final
 
 from workers.contract.archive import ArchiveError, Limits, extract_zip
 from workers.disk.removal import remove
-from workers.disk.uids import Identity, take
+from workers.disk.uids import Identity, take_identity
 
 _FETCH_S: Final = 30.0
 #: Unpacking was bounded when the zip was accepted; this machine may be slower, and must not fail for that.
@@ -61,7 +61,7 @@ class CodeCache:
         self._unused_bytes = unused_bytes
         self._lock = threading.Lock()
         self._trees: dict[str, Tree] = {}
-        """By SHA-256; those that nobody uses in the order in which they were used last."""
+        """Trees by SHA-256; those that nobody uses in the order in which they were used last."""
         self._fetching: dict[str, threading.Lock] = {}
         self._numbers = itertools.count()
 
@@ -99,7 +99,7 @@ class CodeCache:
         return found
 
     def _find(self, sha256: str) -> Tree | None:
-        """Holding the lock: the tree, with one more user, unless something that tidies up has removed it."""
+        """The tree, with one more user, unless something that tidies up has removed it; the caller has the lock."""
         found = self._trees.get(sha256)
         if found is None:
             return None
@@ -112,7 +112,7 @@ class CodeCache:
         return found
 
     def release(self, tree: Tree) -> None:
-        """Its user is gone, and every process that could read it; may remove trees, which takes its time."""
+        """One user of the tree is gone, with every process that could read it; may remove trees, which takes its time."""
         if not tree.sha256:
             return
         with self._lock:
@@ -128,7 +128,7 @@ class CodeCache:
             _drop(unused)
 
     def _surplus(self) -> list[Tree]:
-        """Holding the lock: take the oldest trees out of the cache that are over its budget."""
+        """Take the oldest trees out of the cache that are over its budget; the caller has the lock."""
         unused = [tree for tree in self._trees.values() if not tree.users]
         size = sum(tree.size for tree in unused)
         going = []
@@ -162,7 +162,7 @@ class CodeCache:
         if self._uids is None:
             tree.chmod(0o755)
             return None
-        group = take(self._uids)
+        group = take_identity(self._uids)
         try:
             os.chown(tree, 0, group.uid)
             tree.chmod(0o750)
@@ -172,7 +172,7 @@ class CodeCache:
         return group
 
     def close(self) -> None:
-        """Remove everything; nobody uses anything any more."""
+        """Remove all trees; nobody uses one any more."""
         with self._lock:
             trees = list(self._trees.values())
             self._trees.clear()
@@ -181,7 +181,7 @@ class CodeCache:
 
 
 def _drop(tree: Tree) -> None:
-    """Nobody uses it, and nobody finds it any more."""
+    """Remove a tree that nobody uses, and that the cache has no more."""
     try:
         remove(tree.path)
     finally:

@@ -1,7 +1,7 @@
 """Which worker has which batch of events: said in Redis, so that the feeder sees when a batch went with its worker.
 
-A batch that no worker has, and that is in no queue, is lost: the feeder sends its events again. Claims keep that safe, so
-saying it late, or not at all, costs a repetition and nothing else.
+A batch that no worker has, and that is in no queue, is lost: the feeder sends its events again. Claims keep that safe,
+so saying it late, or not at all, costs a repetition and nothing else.
 """
 
 import threading

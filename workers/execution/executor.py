@@ -25,7 +25,7 @@ from workers.redis_client import Store, Unavailable
 #: AWS gives initialisation this long; on overrun it runs again inside the first invocation, under the function's timeout.
 INIT_S: Final = 10.0
 _REDIS_PAUSE_S: Final = 0.1
-#: A runtime that asks for the next event within it is not worth a round trip of its own.
+#: How long to wait for a runtime to ask for its next event, so that outcome and next claim share one round trip.
 _QUICK_S: Final = 0.005
 
 log = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ class Executor:
             raise NotOurs
 
     def _give_back(self, work: "_Work", error: Exception) -> None:
-        """The worker stops: events go back to the ledger as they are, whether claimed or not."""
+        """Give events back to the ledger as they are, claimed or not, because the worker stops; calls get an error."""
         if not work.batch.id:
             self._refuse(work, "ServiceException", str(error))
         while work.batch.id and work.pending:
@@ -159,7 +159,7 @@ class Executor:
         )
 
     def _refuse(self, work: "_Work", code: str, message: str) -> None:
-        """The platform can't run it: claim it all the same, so that exactly one answer is given."""
+        """Answer the first invocation, which the platform can't run. It is claimed first, so that only one answer is given."""
         if not work.pending:
             return  # It was answered before.
         invocation = work.pending[0]
@@ -169,7 +169,7 @@ class Executor:
             work.pending.popleft()
 
     def _answer_fault(self, work: "_Work", error: FunctionFault) -> None:
-        """The function's code can't be started: that is its answer."""
+        """Answer the first invocation with the reason why the function's own code can't be started."""
         invocation = work.pending[0]
         if not self._claim(work, invocation, ""):
             work.pending.popleft()
@@ -241,7 +241,7 @@ class Executor:
         self._attempts.remove(invocation)
 
     def _deliver_and_claim(self, work: "_Work", outcome: Outcome, environment: str) -> None:
-        """One went well, and the environment waits for the next: half the round trips of a message."""
+        """Deliver one outcome and claim the next invocation for the same environment, in one round trip instead of two."""
         ended = work.pending.popleft()
         following = work.pending[0]
         work.overran = False
@@ -251,7 +251,10 @@ class Executor:
             work.pending.popleft()
 
     def _initialise(self, environment: Environment, work: "_Work") -> bool:
-        """Whether the runtime asks for an event; if not, the first invocation is answered with the reason."""
+        """Wait until the runtime asks for an event: whether it does. If not, the first invocation is over.
+
+        Raises :class:`_InitOverrun` when that takes longer than AWS gives it, the first time.
+        """
         spec, invocation = work.batch.spec, work.pending[0]
         if work.overran and not self._claim(work, invocation, environment.id):
             work.pending.popleft()
@@ -351,14 +354,14 @@ def _now_ms() -> int:
 
 @dataclass(slots=True)
 class _Work:
-    """How far a batch is."""
+    """A batch, and how far it was run."""
 
     batch: Batch
     pending: deque[Invocation]
     movable: bool = False
-    """Another worker may run it."""
+    """Whether another worker may run the batch."""
     given: Environment | None = None
-    """The environment that another worker leased for it."""
+    """The environment of this worker that another worker has leased for the batch."""
     claimed: str = ""
     """Request id of the first pending one, once it is claimed."""
     overran: bool = False

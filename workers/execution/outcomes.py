@@ -113,7 +113,7 @@ def start_line(request_id: str, version: str) -> str:
 def end_lines(
     request_id: str, duration_ms: float, memory_mb: int, used_mb: int, init_ms: float, *, timed_out: bool = False
 ) -> str:
-    """END and REPORT; ``init_ms`` over 0 only after a cold start."""
+    """The last log lines of an invocation, END and REPORT; ``init_ms`` is over 0 only after a cold start."""
     init = f"Init Duration: {init_ms:.2f} ms\t" if init_ms else ""
     status = "Status: timeout\t" if timed_out else ""
     return (
@@ -124,5 +124,5 @@ def end_lines(
 
 
 def used_mb(memory_kb: int) -> int:
-    """The figure in REPORT."""
+    """``Max Memory Used`` of REPORT, in MB."""
     return max(1, math.ceil(memory_kb / 1024))

@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 class QuickConsumer(Consumer):  # type: ignore[misc] # Celery has no types
     """Celery's consumer, that tries a lost connection again several times a second.
 
-    Celery's own waits for 2, 4, 6… up to 30 seconds between two attempts, and none of it can be set: after a Redis that was
-    away for 20 s nothing would be served for another 10.
+    Celery's own waits for 2, 4, 6… up to 30 seconds between two attempts, and none of it can be set: after a Redis that
+    was away for 20 s nothing would be served for another 10.
     """
 
     def ensure_connected(self, conn: Any) -> Any:

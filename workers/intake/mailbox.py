@@ -1,16 +1,16 @@
 """The worker's mailbox: a Redis list that others push messages into, read by a thread of its own.
 
-A message is bytes: its kind, a space, and what its handler gets. ``move`` is a batch that comes with a lease on one of this
-worker's idle environments (``acquire.lua`` writes it, :func:`parse_move` reads it), ``prepare`` a function to be made ready,
-``cancel`` an attempt to be ended (:func:`parse_cancel`).
+A message is bytes: its kind, a space, and what its handler gets. ``move`` is a batch that comes with a lease on one of
+this worker's idle environments (``acquire.lua`` writes it, :func:`parse_move` reads it), ``prepare`` a function to be
+made ready, ``cancel`` an attempt to be ended (:func:`parse_cancel`).
 
-A message may be lost: with the connection that it was being read from, or with Redis. Nobody waits for it in vain, because
-its sender keeps the work until somebody has claimed it. When a ``move`` is lost, its lease ends and its worker reclaims
-the environment, and whoever published the batch sends it again. A message of a kind that is unknown, or that can't be
-read, comes from a newer Everwarm; it is dropped, and the same holds.
+A message may be lost: with the connection that it was being read from, or with Redis. Nobody waits for it in vain,
+because its sender keeps the work until somebody has claimed it. When a ``move`` is lost, its lease ends and its worker
+reclaims the environment, and whoever published the batch sends it again. A message of a kind that is unknown, or that
+can't be read, comes from a newer Everwarm; it is dropped, and the same holds.
 
-Sharp edge: a message that comes after :meth:`Mailbox.stop` lies there; :func:`pop_unread_messages` reads it, for a worker
-that stops, or for one that was killed.
+Sharp edge: a message that comes after :meth:`Mailbox.stop` lies there; :func:`pop_unread_messages` reads it, for a
+worker that stops, or for one that was killed.
 """
 
 import logging

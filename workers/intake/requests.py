@@ -88,7 +88,7 @@ class MailboxRequests:
             log.exception("a moved batch failed")
 
     def accept_prepare(self, body: bytes) -> None:
-        """Make a function ready for the dispatcher. In a thread of its own: pulling an image must not take anybody's slot."""
+        """Make a function ready for the dispatcher, in a thread of its own: pulling an image must take nobody's slot."""
         try:
             request = decode_prepare(body)
         except (VersionMismatch, DecodeError) as error:

@@ -4,8 +4,8 @@ Celery's consumer has stalled after a lost connection in many releases (celery i
 process lives, its heartbeat goes on, and calls wait in vain. So the channel notes each poll (``Polls``), and a thread
 looks once a second: a consumer that could have polled all along and has not for :data:`LIMIT_S` is stalled.
 
-Time does not count in which it need not or can't poll: all slots taken, Redis away (Celery then connects again by itself),
-the process stopped or the machine suspended. After each the consumer has the whole time again.
+Time does not count in which it need not or can't poll: all slots taken, Redis away (Celery then connects again by
+itself), the process stopped or the machine suspended. After each the consumer has the whole time again.
 
 What runs in a stalled worker ends with it. kombu itself finds out about a dead connection only after 26 to 51 s.
 """
@@ -52,7 +52,7 @@ class Look:
 
 
 def missing_since(before: Look | None, since: float, look: Look) -> float:
-    """Since when a poll could have been made and was not, given what this was at the look ``before``."""
+    """Since when a poll could have been made and was not; ``since`` is what this function said of the look ``before``."""
     if before is None or look.full or look.stopping or not look.redis or look.at - before.at > _PAUSE_S:
         return look.at
     return max(since, look.polled)

@@ -5,6 +5,6 @@ started; a *client* is the small program of ours that speaks AWS's Runtime API i
 clients lie in ``python/`` and ``node/`` as plain package data and import nothing of Everwarm: they run under the
 function's interpreter, whose version need not be ours.
 
-``commands`` and ``variables`` decide, ``interpreters`` looks for interpreters and starts nothing but those that are asked
-for their version, ``clients`` copies the clients to where functions may read them.
+``commands`` and ``variables`` decide, ``interpreters`` looks for interpreters and starts nothing but those that are
+asked for their version, ``clients`` copies the clients to where functions may read them.
 """

@@ -50,8 +50,8 @@ def runtime_command(
 ) -> Command:
     """The command that runs ``spec``'s runtime on the code in ``code_dir``.
 
-    ``overrides`` maps a runtime to a command line of an interpreter. ``clients`` is where ``install_clients``
-    put the clients. With ``other_user`` an interpreter that only its owner can read is passed over. ``search_path`` has PATH's
+    ``overrides`` maps a runtime to a command line of an interpreter. ``clients`` is where ``install_clients`` put the
+    clients. With ``other_user`` an interpreter that only its owner can read is passed over. ``search_path`` has PATH's
     form; by default it is PATH. Raises :class:`RuntimeUnavailable`.
     """
     places = os.pathsep.join(os.get_exec_path()) if search_path is None else search_path

@@ -2,7 +2,7 @@
 
 A candidate counts only after it has been run once: a launcher (pyenv, nvm, asdf) may stand under a name whose version
 is not installed, and costs 50 ms at every start where the interpreter behind it costs 10. The answer is kept until the
-file changes. Of Everwarm's own virtual environment nothing is handed to a function: the interpreter that it was made
+file changes. No function gets Everwarm's own virtual environment: the interpreter that it was made
 from is taken instead.
 """
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from workers.disk.removal import remove
-from workers.disk.uids import Identity, NoIdentity, take
+from workers.disk.uids import Identity, NoIdentity, take_identity
 from workers.environments.environment import Environment
 from workers.function_logs import LogBuffer
 from workers.link.answers import ApiRequest, End
@@ -174,7 +174,7 @@ class LocalSandboxes:
             self._loop.submit(self.destroy(spare)).result()
 
     def _make(self, keep: Sequence[Path]) -> LocalSandbox:
-        identity = take(self._uids) if self._uids is not None else None
+        identity = take_identity(self._uids) if self._uids is not None else None
         directory = _Directory(self._directory / secrets.token_hex(16), identity)
         events = _RelayEvents(self._on_api)
         try:
