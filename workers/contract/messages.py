@@ -51,7 +51,7 @@ class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     architecture: str = "x86_64"
     package_type: str = "Zip"
     image_uri: str = ""
-    """Of a container-image function, as it was given."""
+    """Name of a container-image function's image, as it was given."""
     image_id: str = ""
     """What that name meant to the container engine when the function was created or updated."""
     entry_point: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
 """A worker's directory for everything that lives and dies with it; those of dead workers are removed at start.
 
-It is locked while its worker lives. The lock is taken before the directory gets the name that others look for, so that
-none of them can take a worker that is just starting for a dead one.
+A run directory is locked while its worker lives. The lock is taken before the directory gets the name that others look
+for, so that none of them can take a worker that is just starting for a dead one.
 """
 
 import contextlib

@@ -135,7 +135,7 @@ class Executor:
         )
 
     def _reserve(self, work: "_Work", invocation: Invocation, environment: str) -> None:
-        # It is claimed already when the first environment did not take the event.
+        # The invocation is claimed already when the first environment did not take the event.
         if work.claimed != invocation.request_id and self._claims.hold(invocation, environment) != "held":
             raise NotOurs
 
@@ -159,9 +159,9 @@ class Executor:
         )
 
     def _refuse(self, work: "_Work", code: str, message: str) -> None:
-        """Answer the first invocation, which the platform can't run. It is claimed first, so that only one answer is given."""
+        """Answer the first invocation, which the platform can't run; claimed before, so that exactly one answer is given."""
         if not work.pending:
-            return  # It was answered before.
+            return  # Every invocation has its answer.
         invocation = work.pending[0]
         if self._claim(work, invocation, ""):
             self._deliver(work, _system_error(work.batch.spec, invocation, self._worker, code, message))
