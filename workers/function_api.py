@@ -49,7 +49,7 @@ class _Call(NamedTuple):
 
 
 class FunctionApi:
-    """Forwards requests, each in a thread: it waits for the answer."""
+    """Forwards requests, each in a thread that waits for the answer."""
 
     def __init__(self, endpoint: str, store: Store, loop: LoopThread, threads: int) -> None:
         """``threads``: how many requests are under way at a time; more wait, within limits."""

@@ -22,7 +22,7 @@ UNSENT_BYTES: Final = 1024 * 1024
 #: Lambda shows a caller this much of the end of an invocation's log.
 TAIL_BYTES: Final = 4096
 CHUNK_BYTES: Final = 64 * 1024
-#: 16 MB of one function's log wait in Redis at most.
+#: How many chunks of one function's log wait in Redis at most: 16 MB.
 _STREAM_CHUNKS: Final = 256
 _STREAM_LIFE_MS: Final = 600_000
 _FLUSH_S: Final = 0.05

@@ -48,7 +48,7 @@ class EnvironmentBroken(Exception):
 
 
 class Interrupted(EnvironmentBroken):
-    """The worker stopped and ended it."""
+    """The worker stopped and ended the environment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Environment:
         self.code_version = 0
         """Which version of the hot-reload directory was there when the environment was started."""
         self.interrupted = False
-        """The worker stops and killed it."""
+        """The worker stops, and has the environment killed."""
         self.leased_remotely = False
         """Another worker has just leased it for an invocation that is on its way here."""
         self.gone = threading.Event()

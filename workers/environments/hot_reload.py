@@ -1,4 +1,4 @@
-"""Hot reload: how often a directory that is code has been edited, as far as it concerns the environments on it.
+"""Hot reload: how often a directory that is code has been edited, as far as that concerns the environments on it.
 
 The directory is asked when an environment is about to be leased, not watched in the background: so the invocation after
 an edit is the one that gets a fresh process, however soon it comes. The kernel keeps the events meanwhile, in their order:
@@ -16,7 +16,7 @@ from typing import Final
 from watchfiles import Change, watch
 
 _ASK_MS: Final = 5
-#: A machine that does not show the mark in this time is asked no longer.
+#: How long a machine is waited for that does not show the mark.
 _MARK_S: Final = 2.0
 #: What runtimes write themselves beside the code.
 _IGNORED: Final = "__pycache__"
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class HotReload:
-    """Counts the edits of every directory it was asked about."""
+    """Counts the edits of every directory that it was asked about."""
 
     def __init__(self, place: Path) -> None:
         """``place`` is a directory of the worker's own, for the marks."""
@@ -34,7 +34,7 @@ class HotReload:
         self._directories: dict[str, _Directory] = {}
 
     def code_version(self, path: str) -> int:
-        """A number that grows with edits; 0 for the empty path."""
+        """The version of the code in a directory: a number that grows with edits; 0 for the empty path."""
         if not path:
             return 0
         with self._lock:
@@ -52,7 +52,7 @@ class HotReload:
 
 
 def identity(path: str) -> int:
-    """Which directory has this path: 0 for the empty path, and for one that is not on this machine.
+    """Tells which directory has this path: 0 for the empty path, and for one that is not on this machine.
 
     For processes that read the code anew each time, from a mount that stays on the directory that was there at first.
     """

@@ -115,7 +115,7 @@ class FunctionError:
     """The runtime posted an error for the invocation."""
 
     body: bytes
-    """As posted, byte for byte."""
+    """The error's document as posted, byte for byte."""
     error_type: str
     too_large: bool
     memory_kb: int

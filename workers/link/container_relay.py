@@ -57,7 +57,7 @@ class AttachedStream(asyncio.Protocol):
             await loop.create_connection(lambda: protocol, sock=stream)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The stream is ours."""
+        """Note the transport of the stream, which is connected."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclasses
 
     def data_received(self, data: bytes) -> None:
@@ -83,7 +83,7 @@ class AttachedStream(asyncio.Protocol):
 
     @property
     def ended(self) -> bool:
-        """Nothing more will come."""
+        """Whether nothing more will come of the process."""
         return self._ended.is_set()
 
     def _complain(self, line: bytes) -> None:
@@ -103,11 +103,11 @@ class AttachedStream(asyncio.Protocol):
         self._on_full()
 
     def resume_writing(self) -> None:
-        """It has room again."""
+        """The stream has room again."""
         self._on_room()
 
     def write(self, buffers: list[Buffer]) -> None:
-        """For the process' input; dropped when it is gone."""
+        """Write to the process' input; dropped when the process is gone."""
         if self._transport is None or self._transport.is_closing():
             return
         if len(buffers) == 1:
@@ -121,12 +121,12 @@ class AttachedStream(asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Undo that."""
+        """Undo :meth:`pause_reading`."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
     async def close(self, patience_s: float) -> bool:
-        """Close the process' input, and wait for its end; false when it lives on after ``patience_s``."""
+        """Close the process' input, and wait for the process to end; false when it lives on after ``patience_s``."""
         if self._transport is None:
             return True
         self.resume_reading()
@@ -142,7 +142,7 @@ class AttachedStream(asyncio.Protocol):
 
 
 class ContainerRelay:
-    """A relay behind such a stream; what an environment needs of it (``workers.environments.environment.Relay``)."""
+    """A relay behind an :class:`AttachedStream`; what an environment needs of it (``workers.environments.environment.Relay``)."""
 
     link: Link
 
@@ -179,7 +179,7 @@ class ContainerRelay:
             server.close()
 
     def use_socket(self, transport: asyncio.Transport) -> bool:
-        """The first who comes is the relay, since nothing else runs in its container then; nobody else may."""
+        """Whether a connection is the relay's: the first is, because nothing else runs in its container then; others are refused."""
         self._close_server()
         if self._socket is not None or self._stream.ended:
             transport.abort()
@@ -201,13 +201,13 @@ class ContainerRelay:
             self._socket.pause_reading()
 
     def resume_reading(self) -> None:
-        """Undo that."""
+        """Undo :meth:`pause_reading`."""
         self._stream.resume_reading()
         if self._socket is not None and not self._socket.is_closing():
             self._socket.resume_reading()
 
     async def close(self, patience_s: float = 15.0) -> bool:
-        """End the relay and its tree; false when it lives on, since its container is paused or hangs."""
+        """End the relay and its tree; false when the relay lives on, because its container is paused or hangs."""
         self._close_server()
         if self._socket is not None and not self._socket.is_closing():
             self._socket.resume_reading()

@@ -152,7 +152,7 @@ class _Outgoing:
         self.last = b""
 
     def take(self) -> list[Buffer]:
-        """What may be sent now."""
+        """The buffers that may be sent now."""
         size = min(len(self.rest), self.room)
         buffers = list(frames.encode_data(self.rest[:size], self.stream))
         self.rest = self.rest[size:]
@@ -182,7 +182,7 @@ class Link:
         self.pid: int | None = None
         """The runtime's process, once it runs."""
         self.runtime_api = ""
-        """Its Runtime API's address."""
+        """Address of the Runtime API that the relay serves."""
         self.private_tmp = ""
         """``on``, empty when not asked for, else why it is not private."""
         self.memory_kb = 0
@@ -299,7 +299,7 @@ class Link:
     # From the relay
 
     def feed(self, data: bytes) -> None:
-        """Bytes of the relay's stdout. After a :class:`FrameError` the link is broken, and ``on_exit`` was told."""
+        """Take bytes of the relay's stdout. After a :class:`FrameError` the link is broken, and ``on_exit`` was told."""
         if self.state == "ended":
             return
         try:
@@ -363,7 +363,7 @@ class Link:
             raise FrameError(f"NEXT in state {self.state}")
 
     def _become_idle(self) -> None:
-        """Idle when the runtime asks for an event, and what it left of the one before is off our hands."""
+        """The link is idle when the runtime asks for an event, and the rest of the event before has been sent."""
         if self._asked and not self._event.rest:
             self.state = "idle"
             self._on_idle()

@@ -40,7 +40,7 @@ class Closing(Starter, Protocol):
 def create(
     settings: WorkerSettings, loop: LoopThread, store: Store, shipper: Shipper, on_api: OnApi, on_failure: OnFailure
 ) -> tuple[Closing, Path]:
-    """The starter, and the worker's own directory, which is gone with it. Raises ``EngineUnavailable`` in the docker modes."""
+    """Answers the starter, and the worker's own directory, which the starter removes as it closes. Raises ``EngineUnavailable`` in the docker modes."""
     if settings.mode == "local":
         local = LocalStarter(settings, loop, shipper, on_api)
         return local, local.directory

@@ -62,7 +62,7 @@ class CodeInjector:
     """Puts code and relay in place for one engine."""
 
     def __init__(self, engine: Engine, run: Path, remote: bool | None, labels: Callable[[], Mapping[str, str]]) -> None:
-        """``run``: the worker's run directory; ``remote``: told, or ``None`` to look."""
+        """``run``: the worker's run directory; ``remote``: whether the engine does not see this worker's files, or ``None`` to look."""
         self._labels = labels
         self._engine = engine
         self._run = run
@@ -224,7 +224,7 @@ def _add_relay(tar: tarfile.TarFile, path: Path) -> None:
 
 
 def _readable(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Root's, for everybody to read, whoever unpacked it here."""
+    """Make a file of the layer root's, for everybody to read, whoever unpacked it here."""
     member.uid = member.gid = 0
     member.uname = member.gname = ""
     member.mode |= 0o555 if member.isdir() else 0o444

@@ -84,7 +84,7 @@ class Reaper:
         self._thread.stop(_EVERY_S)
 
     def remove_own(self) -> None:
-        """The worker has given up everything it knew: whatever it still has on the engine goes."""
+        """Remove whatever the worker still has on the engine, after it has disposed of everything that it knew."""
         try:
             for one in self._engine.containers(f"{LABEL_WORKER}={self._me}"):
                 if one.state != "removing":
@@ -93,7 +93,7 @@ class Reaper:
             log.info("the engine is gone: what is left there is removed by another worker", extra={"error": str(error)})
 
     def run_once(self, now: float) -> int:
-        """Remove what is left over; answers how many. An own container must look so twice: it may be on its way out."""
+        """Remove what is left over; answers how many. A container of this worker must look left over twice in a row, because it may be on its way out."""
         try:
             silent_s, epoch_s = self._heartbeats(now)
             label = f"{LABEL_INSTALLATION}={self._installation()}"

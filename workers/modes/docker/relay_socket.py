@@ -22,7 +22,7 @@ class RelaySocket:
     """The socket of one environment, below a directory that no other user may enter."""
 
     def __init__(self, parent: Path, environment: str) -> None:
-        """Raises ``OSError``."""
+        """Make the directory, named after the environment, below ``parent``. Raises ``OSError``."""
         self._directory = parent / environment
         # Who is root in the container need be neither root nor this user here.
         self._directory.mkdir(mode=0o711)

@@ -101,7 +101,7 @@ class ContainerSandboxes:
 
     @property
     def installation(self) -> str:
-        """What tells this Everwarm's containers from another's on the same engine: all its workers know the same secret."""
+        """The word that tells this Everwarm's containers from another's on the same engine: all its workers know the same secret."""
         if not self._installation:
             secret = self._store.client.get(keys.SECRET)
             if not isinstance(secret, bytes):
@@ -141,7 +141,7 @@ class ContainerSandboxes:
         )
 
     def prepare(self, spec: FunctionSpec, code_url: str) -> str:
-        """Have the function's image here, and the layer on it where there must be one; the image's id. Raises :class:`StartError`."""
+        """Have the function's image here, and the layer on it where there must be one; answers the image's id. Raises :class:`StartError`."""
         with _as_start_error(self, spec):
             self._network_pool.fill()  # it will be called soon
             image = self.images.prepare(spec)
@@ -161,7 +161,7 @@ class ContainerSandboxes:
         *,
         with_socket: bool = False,
     ) -> ContainerSandbox:
-        """Create the environment's container; ``run`` is called with the sandbox, attaches to its container and starts it.
+        """Create the environment's container; ``run`` is called with the sandbox, and attaches to its container and starts it.
 
         Raises :class:`StartError`; nothing is left then.
         """

@@ -107,7 +107,7 @@ def start_frame(
     limited: bool,
     worker_socket: str = "",
 ) -> Start:
-    """What the relay is to start in it; where the engine limits no memory (``limited``) the relay does.
+    """What the relay is to start in the container; where the engine limits no memory (``limited``) the relay does.
 
     Raises :class:`FunctionFault` for an image that starts nothing.
     """

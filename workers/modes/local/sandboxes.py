@@ -25,7 +25,8 @@ from workers.link.process_relay import RelayProcess, spawn
 from workers.modes.local.cgroups import MemoryGroups
 from workers.relay.binaries import RelayMissing
 
-#: By then the environment that took the last one has started, with the processor for itself.
+#: How long the next sandbox in advance waits: by then the environment that took the last one has started, with the
+#: processor for itself.
 _REFILL_S: Final = 0.1
 
 log = logging.getLogger(__name__)
