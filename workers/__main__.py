@@ -10,7 +10,8 @@ from workers import settings as worker_settings
 from workers.contract import log
 from workers.contract.settings import SettingError
 
-#: Four for each environment, and a thousand environments are possible; without end some programs close them one by one.
+#: Four for each environment, of which a thousand are possible. Not without end, because some programs close one by one all
+#: that their limit allows.
 _OPEN_FILES: Final = 1 << 20
 
 
@@ -36,7 +37,7 @@ def main() -> int:
 
 
 def _allow_open_files() -> None:
-    """As many as this process may have; the functions' own limit is set by their relay."""
+    """Raise the limit of open files as far as this process may; the functions' own limit is set by their relay."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < most:

@@ -11,7 +11,7 @@ _PROTOCOLS: Final = ("tcp", "udp", "sctp")
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """What they ask for."""
+    """What the flags ask for."""
 
     environment: dict[str, str] = field(default_factory=dict)
     mounts: tuple[tuple[str, str], ...] = ()

@@ -12,10 +12,11 @@ from typing import Final, TypedDict
 
 import msgspec
 
-from workers import runtimes, settings
+from workers import settings
 from workers.contract.messages import FunctionSpec
 from workers.contract.settings import SettingError, describe
-from workers.link.process_relay import RelayMissing, relay_path
+from workers.relay import binaries
+from workers.runtimes.commands import RuntimeUnavailable, runtime_command
 
 #: What mode local can run where an interpreter is found; ``provided.*`` needs none.
 RUNTIMES: Final = (
@@ -32,15 +33,15 @@ class Found(TypedDict):
     problem: str
 
 
-def look(runtime: str, overrides: Mapping[str, str]) -> Found:
-    """Whether mode local can run ``runtime`` here."""
+def find_runtime(runtime: str, overrides: Mapping[str, str]) -> Found:
+    """The command that runs ``runtime`` in mode local, or why this machine has none."""
     spec = FunctionSpec(
         account="", region="", function="", version="", handler="", code_sha256="", revision="",
         runtime=runtime, timeout_s=3, memory_mb=128, ephemeral_mb=512, environment={},
     )  # fmt: skip
     try:
-        found = runtimes.command(spec, Path("/"), overrides, other_user=os.geteuid() == 0)
-    except runtimes.RuntimeUnavailable as error:
+        found = runtime_command(spec, Path("/"), overrides, other_user=os.geteuid() == 0)
+    except RuntimeUnavailable as error:
         return Found(runtime=runtime, command="", problem=str(error))
     return Found(runtime=runtime, command=found.argv[0], problem="")
 
@@ -53,12 +54,12 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     try:
-        relay = str(relay_path())
-    except RelayMissing:
+        relay = str(binaries.host_binary())
+    except binaries.RelayMissing:
         relay = ""
     report = {
         "settings": [msgspec.structs.asdict(row) for row in describe(found, os.environ)],
-        "runtimes": [look(runtime, found.local_runtimes) for runtime in RUNTIMES],
+        "runtimes": [find_runtime(runtime, found.local_runtimes) for runtime in RUNTIMES],
         "relay": relay,
     }
     print(json.dumps(report))

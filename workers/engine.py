@@ -20,14 +20,16 @@ import urllib3
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.utils import parse_repository_tag
 
+from workers.relay.binaries import aws_architecture
+
 #: Labels of every container and image that Everwarm makes.
-INSTALLATION: Final = "everwarm.installation"
-WORKER: Final = "everwarm.worker"
-ENVIRONMENT: Final = "everwarm.environment"
-REVISION: Final = "everwarm.revision"
-FUNCTION: Final = "everwarm.function"
-LAYER: Final = "everwarm.layer"
-"""Of an image: a layer that a worker made (``workers.modes.docker.code_mounts``)."""
+LABEL_INSTALLATION: Final = "everwarm.installation"
+LABEL_WORKER: Final = "everwarm.worker"
+LABEL_ENVIRONMENT: Final = "everwarm.environment"
+LABEL_REVISION: Final = "everwarm.revision"
+LABEL_FUNCTION: Final = "everwarm.function"
+LABEL_LAYER: Final = "everwarm.layer"
+"""Label of an image that is a layer which a worker made (``workers.modes.docker.code_mounts``)."""
 
 #: A call that takes longer means that the engine hangs; starting a container on a busy machine takes seconds.
 _TIMEOUT_S: Final = 60.0
@@ -96,7 +98,7 @@ class ContainerSpec:
     memory_bytes: int = 0
     cpu_shares: int = 0
     cpu_quota: int = 0
-    """Of a period of 100 ms, in microseconds; 0: none."""
+    """CPU time of a period of 100 ms, in microseconds; 0: without limit."""
     pids: int = 0
     open_files: int = 1024
     capabilities: Sequence[str] = ()
@@ -108,10 +110,10 @@ class ContainerSpec:
     ulimits: Sequence[tuple[str, int, int]] = ()
     platform: str = ""
     remove: bool = True
-    """The engine removes it when it ends."""
+    """The engine removes the container when it ends."""
 
     def config(self) -> dict[str, Any]:
-        """The engine API's document for it."""
+        """The engine API's document for this container."""
         host: dict[str, Any] = {
             "AutoRemove": self.remove,
             "LogConfig": {"Type": "none"},
@@ -211,7 +213,7 @@ class Engine:
         self.close()
 
     def info(self) -> EngineInfo:
-        """Raises :class:`EngineUnavailable` when it does not answer."""
+        """What the engine says of itself. Raises :class:`EngineUnavailable` when it does not answer."""
         with _mapped():
             found = self._api.info()
             version = self._api.version()
@@ -219,7 +221,7 @@ class Engine:
         name = "Podman" if "podman" in component.lower() else "Docker"
         return EngineInfo(
             f"{name} {version.get('Version', '?')}",
-            _architecture(found.get("Architecture", "")),
+            aws_architecture(found.get("Architecture", "")),
             any("rootless" in option for option in found.get("SecurityOptions") or ()),
             bool(found.get("MemoryLimit", True)),
         )
@@ -235,12 +237,12 @@ class Engine:
             return None
 
     def image_labels(self, name: str) -> dict[str, str] | None:
-        """Its labels; ``None`` when there is no such image."""
+        """An image's labels; ``None`` when there is no such image."""
         found = self.image(name)
         return None if found is None else found.labels
 
     def pull(self, name: str, platform: str = "") -> None:
-        """Fetch it from its registry. Raises :class:`EngineError` with the registry's words."""
+        """Fetch an image from its registry. Raises :class:`EngineError` with the registry's words."""
         repository, tag = parse_repository_tag(name)
         with _mapped():
             # A client of its own: reading a long answer must not end after the short calls' time.
@@ -278,7 +280,7 @@ class Engine:
             raise NoSuch(f"there is no image {base}")
         config: dict[str, Any] = {"Image": base, "HostConfig": {"NetworkMode": "none"}}
         if not (found.entrypoint or found.command):
-            # It never runs, but an engine makes no container without a command. The new image gets it too.
+            # The container never runs, but an engine makes no container without a command. The new image gets it too.
             config["Cmd"] = ["/"]
         with _mapped():
             made = self._api.create_container_from_config({**config, "Labels": dict(labels)})["Id"]
@@ -300,13 +302,13 @@ class Engine:
         ]
 
     def tag(self, name: str, other: str) -> None:
-        """One more name for an image."""
+        """Give an image one more name."""
         repository, tag = parse_repository_tag(other)
         with _mapped():
             self._api.tag(name, repository, tag or "latest")
 
     def remove_image(self, name: str, patience_s: float = 0.0) -> bool:
-        """Whether it is gone; one in use stays. A container that has just ended counts for a moment."""
+        """Remove an image, unless it is in use; whether it is gone. A container that has just ended counts for a moment."""
         return _insist(lambda: self._api.remove_image(name, noprune=False), patience_s)
 
     # Networks
@@ -333,7 +335,7 @@ class Engine:
         return [network["Id"] for network in sorted(found, key=lambda one: (one["Created"], one["Id"]))]
 
     def remove_network(self, name: str, patience_s: float = GOING_S) -> bool:
-        """As :meth:`remove_image`."""
+        """Remove a network, unless it is in use; whether it is gone."""
         return _insist(lambda: self._api.remove_network(name), patience_s)
 
     def join(self, network: str, container: str) -> None:
@@ -344,7 +346,7 @@ class Engine:
     # Containers
 
     def create(self, spec: ContainerSpec) -> str:
-        """Its id. Raises :class:`NoSuch` when the image is missing: it is never pulled here."""
+        """Create a container; answers its id. Raises :class:`NoSuch` when the image is missing, which is never pulled here."""
         with _mapped():
             url = self._api._url("/containers/create")
             params = {"name": spec.name, **({"platform": spec.platform} if spec.platform else {})}
@@ -352,7 +354,7 @@ class Engine:
         return str(answer["Id"])
 
     def start(self, container: str) -> None:
-        """Start what was created."""
+        """Start a container that was created."""
         with _mapped():
             self._api.start(container)
 
@@ -372,7 +374,7 @@ class Engine:
             return _detach(self._api.exec_start(made["Id"], socket=True), self._api)
 
     def remove(self, container: str) -> None:
-        """End it by force and remove it; harmless when it is gone or going."""
+        """End a container by force and remove it; harmless when it is gone or going."""
         with suppress(NoSuch), _mapped():
             try:
                 self._api.remove_container(container, force=True, v=True)
@@ -392,7 +394,7 @@ class Engine:
         ]
 
     def inspect(self, container: str) -> dict[str, Any]:
-        """All that the engine knows of it. Raises :class:`NoSuch`."""
+        """All that the engine knows of a container. Raises :class:`NoSuch`."""
         with _mapped():
             found: dict[str, Any] = self._api.inspect_container(container)
         return found
@@ -476,13 +478,9 @@ def _image(found: Mapping[str, Any]) -> Image:
         command=tuple(config.get("Cmd") or ()),
         environment=dict(line.partition("=")[::2] for line in config.get("Env") or ()),
         directory=config.get("WorkingDir") or "/",
-        architecture=_architecture(found.get("Architecture", "")),
+        architecture=aws_architecture(found.get("Architecture", "")),
         labels=config.get("Labels") or {},
     )
-
-
-def _architecture(name: str) -> str:
-    return {"amd64": "x86_64", "aarch64": "arm64"}.get(name, name)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import logging
 import threading
 from collections import Counter, deque
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import unquote
 
 import urllib3
@@ -18,19 +18,20 @@ from workers.contract import keys
 from workers.contract.messages import FunctionSpec
 from workers.contract.tokens import FUNCTION_HEADER, TOKEN_HEADER, function_token
 from workers.environments.environment import Environment
+from workers.link.answers import ApiRequest
 from workers.link.loop_thread import LoopThread
-from workers.link.relay_link import ApiRequest
+from workers.link.relay_link import Link
 from workers.redis_client import Store, Unavailable
 
-#: Of one environment, waiting or under way.
+#: How many requests of one environment may wait or be under way.
 PER_ENVIRONMENT: Final = 16
-#: What all requests together may hold in memory.
-_HELD_BYTES: Final = 256 * 1024 * 1024
-#: A thread with nothing to do stays so long: it has its connection to Redis.
+#: What the bodies of all requests together may take of the memory.
+_BODY_BYTES: Final = 256 * 1024 * 1024
+#: How long a thread with nothing to do stays, because it has its connection to Redis.
 _IDLE_S: Final = 60.0
 #: An invocation may take 900 s, after a wait in the queue.
 _ANSWER_S: Final = 930.0
-#: What only concerns one connection, or names who is calling.
+#: Headers that only concern one connection, or name who is calling.
 _NOT_FORWARDED: Final = frozenset(
     ("connection", "keep-alive", "transfer-encoding", "te", "upgrade", "host", "content-length", "authorization",
      "x-amz-security-token", "expect", "origin", FUNCTION_HEADER, TOKEN_HEADER)
@@ -39,11 +40,19 @@ _NOT_FORWARDED: Final = frozenset(
 log = logging.getLogger(__name__)
 
 
+class _Call(NamedTuple):
+    """A request, and where its answer goes: the environment may have another link by then."""
+
+    environment: Environment
+    link: Link
+    request: ApiRequest
+
+
 class FunctionApi:
-    """Forwards requests, each in a thread: it waits for the answer."""
+    """Forwards requests, each in a thread that waits for the answer."""
 
     def __init__(self, endpoint: str, store: Store, loop: LoopThread, threads: int) -> None:
-        """``threads``: requests that are under way at a time; more wait, within limits."""
+        """``threads``: how many requests are under way at a time; more wait, within limits."""
         self._endpoint = endpoint
         self._store = store
         self._loop = loop
@@ -52,48 +61,51 @@ class FunctionApi:
             maxsize=threads, timeout=urllib3.Timeout(connect=5.0, read=_ANSWER_S), retries=False
         )
         self._changed = threading.Condition()
-        self._waiting: deque[tuple[Environment, ApiRequest]] = deque()
+        self._waiting: deque[_Call] = deque()
         self._running = 0
-        """Threads; of these ``_idle`` wait for something to do."""
+        """How many threads there are; of these ``_idle`` wait for something to do."""
         self._idle = 0
-        self._of: Counter[str] = Counter()
-        """Environment → its requests that wait or are under way."""
-        self._held = 0
-        """Bytes of all their bodies."""
+        self._requests: Counter[str] = Counter()
+        """Environment → how many of its requests wait or are under way."""
+        self._body_bytes = 0
+        """Size of all their bodies."""
 
     def forward(self, environment: Environment, request: ApiRequest) -> None:
         """On the links' thread: answer the request later, or refuse it."""
+        link = environment.relay.link
         with self._changed:
-            taken = self._of[environment.id] < PER_ENVIRONMENT and self._held + len(request.body) <= _HELD_BYTES
+            taken = (
+                self._requests[environment.id] < PER_ENVIRONMENT and self._body_bytes + len(request.body) <= _BODY_BYTES
+            )
             if taken:
-                self._of[environment.id] += 1
-                self._held += len(request.body)
-                self._waiting.append((environment, request))
+                self._requests[environment.id] += 1
+                self._body_bytes += len(request.body)
+                self._waiting.append(_Call(environment, link, request))
                 self._changed.notify()
             # A thread that was just notified still counts as idle.
             more = taken and len(self._waiting) > self._idle and self._running < self._most_threads
             self._running += more
         if not taken:
             refusal = _refusal(429, "TooManyRequestsException", "Too many calls of this environment are under way.")
-            environment.relay.link.respond(request.stream, *refusal)
+            link.respond(request.stream, *refusal)
         elif more:
             # A daemon, so that the worker can end while somebody's answer is awaited.
             threading.Thread(target=self._work, name="function-api", daemon=True).start()
 
     def _work(self) -> None:
         """Serve what comes, until nothing has come for a while."""
-        while (found := self._next()) is not None:
-            environment, request = found
+        while (call := self._next_call()) is not None:
             try:
-                self._serve(environment, request)
+                self._serve(call)
             finally:
+                name = call.environment.id
                 with self._changed:
-                    self._held -= len(request.body)
-                    self._of[environment.id] -= 1
-                    if not self._of[environment.id]:
-                        del self._of[environment.id]
+                    self._body_bytes -= len(call.request.body)
+                    self._requests[name] -= 1
+                    if not self._requests[name]:
+                        del self._requests[name]
 
-    def _next(self) -> tuple[Environment, ApiRequest] | None:
+    def _next_call(self) -> _Call | None:
         with self._changed:
             if not self._waiting:
                 self._idle += 1
@@ -104,14 +116,14 @@ class FunctionApi:
             self._running -= 1
             return None
 
-    def _serve(self, environment: Environment, request: ApiRequest) -> None:
+    def _serve(self, call: _Call) -> None:
         try:
-            status, headers, body = self._ask(environment.spec, request)
+            status, headers, body = self._ask(call.environment.spec, call.request)
         except Exception:  # the function must not wait for an answer that does not come
-            log.exception("a function's call could not be forwarded", extra={"environment": environment.id})
+            log.exception("a function's call could not be forwarded", extra={"environment": call.environment.id})
             status, headers, body = _refusal(502, "ServiceException", "The call could not be forwarded.")
         with suppress(RuntimeError):  # the loop is closed: the worker ends
-            self._loop.call(environment.relay.link.respond, request.stream, status, headers, body)
+            self._loop.call(call.link.respond, call.request.stream, status, headers, body)
 
     def _ask(self, spec: FunctionSpec, request: ApiRequest) -> tuple[int, list[tuple[str, str]], bytes]:
         try:
@@ -158,15 +170,15 @@ class FunctionApi:
 def _target(text: str) -> str:
     """Path and query as urllib3 sends them, which is what the token must be made of. Raises ``ValueError``.
 
-    It writes percent signs' digits in capitals, quotes what a target can't hold, and resolves dot segments. Those are
-    refused, as are empty ones: whoever reads the path next could take it for another.
+    urllib3 writes percent signs' digits in capitals, quotes what a target can't contain, and resolves dot segments. Those
+    are refused, as are empty ones, because whoever reads the path next could take it for another.
     """
     if not text.startswith("/"):
         # Anything else would become part of the dispatcher's address.
         raise ValueError("The request's target must be a path.")
     segments = unquote(text.partition("?")[0].partition("#")[0]).split("/")
     if any(segment in {".", ".."} for segment in segments) or "" in segments[1:-1] or text.startswith("//"):
-        raise ValueError("The request's path holds an empty segment, or one of dots.")
+        raise ValueError("The request's path has an empty segment, or one of dots.")
     sent = parse_url(f"http://dispatcher{text}").request_uri
     if parse_url(f"http://dispatcher{sent}").request_uri != sent:
         raise ValueError("The request's target is not a URL's.")

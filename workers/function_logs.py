@@ -1,24 +1,28 @@
 """What functions write: whole to Redis, from where the dispatcher stores it, and the last 4 KB for the caller.
 
-A journal belongs to one environment; the shipper, one a worker, merges small pieces and sends them. What is not sent
-yet is bounded: over :data:`UNSENT_BYTES` the environments are paused, so that a function slows down to the speed of the
-store. When Redis is gone, or nobody stores what lies there, the oldest is dropped and counted: logs never stop calls.
+Each process tree has a :class:`LogBuffer`; the :class:`Shipper`, one a worker, merges small pieces and sends them. What is
+not sent yet is bounded: over :data:`UNSENT_BYTES` the environments are paused, so that a function slows down to the speed
+of the store. When Redis is gone, or nobody stores what lies there, the oldest is dropped and counted: logs never stop
+calls.
 """
 
 import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from workers.contract import keys
 from workers.contract.messages import FunctionSpec
-from workers.execution.outcomes import TAIL_BYTES
+from workers.link.loop_thread import LoopThread
 from workers.redis_client import Store, Unavailable
 
+#: What all environments together may have written and not sent.
 UNSENT_BYTES: Final = 1024 * 1024
+#: Lambda shows a caller this much of the end of an invocation's log.
+TAIL_BYTES: Final = 4096
 CHUNK_BYTES: Final = 64 * 1024
-#: 16 MB of one function's log wait in Redis at most.
+#: How many chunks of one function's log wait in Redis at most: 16 MB.
 _STREAM_CHUNKS: Final = 256
 _STREAM_LIFE_MS: Final = 600_000
 _FLUSH_S: Final = 0.05
@@ -43,7 +47,7 @@ class Shipper:
         self.dropped_bytes = 0
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the shipper's thread."""
         self._thread.start()
 
     def put(self, stream: str, data: bytes) -> bool:
@@ -122,47 +126,56 @@ class Shipper:
         self.dropped_bytes += size
 
 
-class Journal:
-    """The log of one environment. Written from the links' thread and the invoking one.
+class Source(Protocol):
+    """Where the bytes of a log come from; both methods are for the links' thread."""
 
-    ``shown``: so many characters of each invocation's tail are repeated in the worker's own log, on level debug.
-    """
+    def pause_reading(self) -> None:
+        """Take nothing more, so that the function's output waits where it is."""
+
+    def resume_reading(self) -> None:
+        """Undo :meth:`pause_reading`."""
+
+
+class LogBuffer:
+    """The log of one process tree. Written from the links' thread and the invoking one."""
 
     def __init__(
-        self,
-        shipper: Shipper,
-        spec: FunctionSpec,
-        pause: Callable[[], None],
-        resume: Callable[[], None],
-        shown: int = 0,
+        self, shipper: Shipper, spec: FunctionSpec, source: Source, loop: LoopThread, shown_characters: int = 0
     ) -> None:
+        """``source`` is paused when logs can't be sent.
+
+        ``shown_characters``: how much of each invocation's tail is repeated in the worker's own log, on level debug.
+        """
         self._shipper = shipper
         self._function = spec.function
-        self._shown = shown
+        self._source = source
+        self._loop = loop
+        self._shown = shown_characters
         self._stream = keys.log(spec.account, spec.region, spec.function)
         self._tail = bytearray()
         self._lock = threading.Lock()
-        self._pause = pause
-        self._resume = resume
         self._pausable = True
 
-    def begin(self, line: str) -> None:
-        """A new invocation: the tail starts with its START line, after what initialisation left there."""
+    def begin_invocation(self, line: str) -> None:
+        """Start the tail with an invocation's START line, after what initialisation left there."""
         self._write(line.encode())
 
     def write(self, data: bytes) -> None:
-        """What the function wrote."""
+        """Take what the function wrote."""
         if not self._write(data) and self._pausable:
-            self._pause()
+            self._loop.call(self._source.pause_reading)
             self._shipper.when_sent(id(self), self._resume)
 
-    def hurry(self) -> None:
-        """The environment is being killed: what says that it is dead must not wait behind its log. On the links' thread."""
+    def _resume(self) -> None:
+        self._loop.call(self._source.resume_reading)
+
+    def stop_pausing(self) -> None:
+        """The environment is being killed, and what says that it is dead must not wait behind its log. On the links' thread."""
         self._pausable = False
         self._resume()
 
-    def end(self, lines: str) -> bytes:
-        """The invocation's last lines; answers its tail and starts the next one."""
+    def end_invocation(self, lines: str) -> bytes:
+        """Write the invocation's last lines; answers its tail and starts the next one."""
         self._write(lines.encode())
         with self._lock:
             tail = bytes(self._tail[-TAIL_BYTES:])

@@ -15,71 +15,70 @@ from contextlib import suppress
 from typing import Final, cast
 
 from workers.contract import keys
-from workers.environments.keeper import Environments
-from workers.execution.attempts import Running
-from workers.execution.batch_ownership import Holding
+from workers.environments.keeper import EnvironmentKeeper
+from workers.execution.attempts import RunningAttempts
+from workers.execution.batch_ownership import BatchOwnership
 from workers.execution.claims import Claims
 from workers.redis_client import Store, Unavailable
+from workers.service_thread import ServiceThread
 from workers.settings import WorkerSettings
 
 #: A worker without a heartbeat for this long is dead, and what it had claimed ends.
 HEARTBEAT_MS: Final = 5_000
 _BEAT_S: Final = 1.0
+_LOST_PAUSE_S: Final = 0.2
 _RENEW_S: Final = 5.0
 _SWEEP_S: Final = 1.0
+#: How long a run that is under way may take to end.
+_STOP_S: Final = 10.0
 
 log = logging.getLogger(__name__)
 
 
 class Upkeep:
-    """The worker's own loops, in one thread."""
+    """All upkeep of one worker, in one thread."""
 
     def __init__(
         self,
         settings: WorkerSettings,
         store: Store,
-        environments: Environments,
+        environments: EnvironmentKeeper,
         claims: Claims,
-        running: Running,
-        holding: Holding,
+        attempts: RunningAttempts,
+        ownership: BatchOwnership,
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self._settings = settings
         self._store = store
         self._environments = environments
         self._claims = claims
-        self._running = running
-        self._holding = holding
-        self._on_failure = on_failure
+        self._attempts = attempts
+        self._ownership = ownership
         self._epoch = ""
         self._renew_due = 0.0
         self._sweep_due = 0.0
         self._lost = False
         self._notes_read = 0
-        """Redis time of the newest note that was read."""
+        """Redis time (ms) of the newest note of a superseded revision that was read."""
         self.stopping = False
-        """It takes no more invocations, and finishes those that run."""
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
+        """The worker takes no more invocations, and finishes those that run."""
+        self._thread = ServiceThread(
+            "upkeep",
+            lambda: self.run_once(time.monotonic()),
+            lambda: _LOST_PAUSE_S if self._lost else _BEAT_S,
+            on_failure,
+        )
 
     def start(self) -> None:
         """Beat once, so that the dispatcher knows this worker, then go on in the thread."""
         self.run_once(time.monotonic())
         self._thread.start()
 
-    def _run(self) -> None:
-        try:
-            while not self._stopped.wait(_BEAT_S if not self._lost else 0.2):
-                self.run_once(time.monotonic())
-        except BaseException as error:
-            log.exception("upkeep died")
-            self._on_failure(error)
-
     def run_once(self, now: float) -> None:
-        """Do what is due at the monotonic time ``now``."""
+        """Do what is due at ``now``, in seconds of the monotonic clock. Waits out a Redis that is gone."""
         try:
             self.beat()
-            self._holding.renew()
+            self._ownership.renew()
             self._supersede()
             if now >= self._renew_due:
                 self._renew_due = now + _RENEW_S
@@ -93,14 +92,14 @@ class Upkeep:
             self._lost = True
 
     def beat(self) -> None:
-        """Say that this worker lives; with a new epoch, register everything again."""
+        """Say that this worker lives. After a loss of Redis, which shows by a new epoch, register everything again."""
         settings = self._settings
         answer: bytes = self._store.run(
             "heartbeat",
             [keys.worker(settings.name), keys.WORKERS, keys.EPOCH],
             [
                 settings.name, HEARTBEAT_MS, secrets.token_hex(8),
-                "mode", settings.mode, "slots", settings.concurrency, "running", len(self._running),
+                "mode", settings.mode, "slots", settings.concurrency, "running", len(self._attempts),
                 "stopping", int(self.stopping), "host", socket.gethostname(), "pid", os.getpid(),
             ],
         )  # fmt: skip
@@ -112,13 +111,13 @@ class Upkeep:
         if epoch == self._epoch:
             return
         if self._epoch:
-            log.warning("Redis was lost: registering again", extra={"attempts": len(self._running)})
-            self._running.rejoin(self._claims)
+            log.warning("Redis was lost: registering again", extra={"attempts": len(self._attempts)})
+            self._attempts.rejoin(self._claims)
             self._environments.renew()
         self._epoch = epoch
 
     def _supersede(self) -> None:
-        """Read the notes since the last time; one that is read twice does no harm."""
+        """Read the notes of superseded revisions since the last time; one that is read twice does no harm."""
         notes = self._store.client.zrange(
             keys.SUPERSEDED, f"({self._notes_read}", "+inf", byscore=True, withscores=True
         )
@@ -126,8 +125,8 @@ class Upkeep:
             self._notes_read = max(self._notes_read, int(score))
             self._environments.supersede(note.decode())
 
-    def stop_taking(self) -> None:
-        """Say at once that this worker takes no more."""
+    def announce_stop(self) -> None:
+        """Say at once that this worker takes no more invocations."""
         self.stopping = True
         threading.Thread(target=self._last_beat, name="last beat", daemon=True).start()
 
@@ -136,10 +135,8 @@ class Upkeep:
             self.beat()
 
     def stop(self) -> None:
-        """End the loops, and say that this worker is gone."""
-        self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join(10)
+        """Stop upkeep, and say that this worker is gone."""
+        self._thread.stop(_STOP_S)
         try:
             self._store.client.delete(keys.worker(self._settings.name))
             self._store.client.zrem(keys.WORKERS, self._settings.name)

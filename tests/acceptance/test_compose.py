@@ -18,7 +18,7 @@ from mypy_boto3_lambda import LambdaClient
 from tests.services.code import zip_of
 from tests.services.compose import ACCOUNT, Compose
 from tests.services.waiting import wait_until
-from workers import engine as containers
+from workers.engine import LABEL_WORKER
 
 _RUNTIME: Final = "python3.13"
 _PROBES: Final = """
@@ -163,7 +163,7 @@ def functions_run(project: Compose, client: LambdaClient, mode: str) -> None:
     first, second = invoke(client, name, n=1), invoke(client, name, n=2)
     assert (first["n"], second["n"]) == (1, 2)
     assert invoke(client, name, call=name)["called"] == "inner"
-    made = {one.labels[containers.WORKER].partition("-")[0] for one in project.engine.containers(project.label)}
+    made = {one.labels[LABEL_WORKER].partition("-")[0] for one in project.engine.containers(project.label)}
     (worker,) = project.containers(f"worker-{mode}")
     assert (worker[:12] in made) == (mode != "local")
     assert (first["uid"] >= 100_000) == (mode == "local")
@@ -245,7 +245,7 @@ def workers_come_and_go_under_load(project: Compose, client: LambdaClient) -> No
     name = create(client, "loaded")
 
     def at_work() -> set[str]:
-        return {one.labels[containers.WORKER].partition("-")[0] for one in project.engine.containers(project.label)}
+        return {one.labels[LABEL_WORKER].partition("-")[0] for one in project.engine.containers(project.label)}
 
     with Load(client, name, 8) as load:
         load.wait_for_more(20)

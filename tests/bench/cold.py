@@ -16,8 +16,10 @@ from mypy_boto3_lambda.literals import RuntimeType
 
 from tests.bench.warm import Connection
 from tests.services.code import zip_of
-from workers import runtimes
 from workers.contract.messages import FunctionSpec
+from workers.runtimes.clients import install_clients
+from workers.runtimes.commands import Command, runtime_command
+from workers.runtimes.variables import process_environment
 
 _START_S = 30
 _ROLE = "arn:aws:iam::000000000000:role/bench"
@@ -101,11 +103,11 @@ class Bare:
 def our_client(directory: Path, program: Program) -> Bare:
     """What functions get: their interpreter with our client, compiled beforehand."""
     code = _unpack(directory, program)
-    clients = runtimes.install(directory / f"clients-{program.runtime}")
+    clients = install_clients(directory / f"clients-{program.runtime}")
     spec = _spec(program)
     # As root it is an interpreter that other users may run.
-    command = runtimes.command(spec, code, {}, clients=clients, other_user=os.geteuid() == 0)
-    variables = runtimes.environment(spec, command, code, log_stream="bench", credentials={})
+    command = runtime_command(spec, code, {}, clients=clients, other_user=os.geteuid() == 0)
+    variables = process_environment(spec, command, code, log_stream="bench", credentials={})
     return Bare(command.argv, {**variables, "HOME": str(directory), "TMPDIR": str(directory)}, code)
 
 
@@ -115,8 +117,8 @@ def aws_client(directory: Path, program: Program) -> Bare | None:
         return None
     code = _unpack(directory / "aws", program)
     argv = (sys.executable, "-m", "awslambdaric", "index.handler")
-    command = runtimes.Command(argv)
-    variables = runtimes.environment(_spec(program), command, code, log_stream="bench", credentials={})
+    command = Command(argv)
+    variables = process_environment(_spec(program), command, code, log_stream="bench", credentials={})
     return Bare(argv, {**variables, "HOME": str(directory), "TMPDIR": str(directory)}, code)
 
 

@@ -4,8 +4,8 @@ import asyncio
 import time
 
 from tests.services.relay import ECHO, program, public_python
+from workers.link.answers import Event, FunctionIdentity, Response, Start
 from workers.link.process_relay import spawn
-from workers.link.relay_link import Event, FunctionIdentity, Response, Start
 
 _ANSWER_S = 10
 

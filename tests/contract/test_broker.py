@@ -16,8 +16,9 @@ import pytest
 from dispatcher.cli.process import spawn
 from tests.services.redis import RedisServer
 from tests.services.waiting import wait_until
-from workers.contract.broker import HIDDEN, SERIALIZER, TASK, broker_url, create_celery, envelope, queue
+from workers.contract.broker import HIDDEN, SERIALIZER, TASK, create_celery, envelope, queue
 from workers.contract.messages import LANES, MODES
+from workers.contract.transport import broker_url
 
 QUEUE = queue("local", "sync")
 SECRET = b"s3cret-payload-of-a-call"

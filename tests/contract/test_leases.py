@@ -32,7 +32,7 @@ from tests.services.redis import RedisServer
 from workers.contract import keys
 from workers.contract.messages import FunctionSpec
 from workers.environments.leases import Lease, Leases
-from workers.intake.mailbox import Letter, parse_move, split
+from workers.intake.mailbox import Move, parse_move, split_message
 from workers.redis_client import Store, Unavailable
 
 MODE = "local"
@@ -126,7 +126,7 @@ class Sharing(RuleBasedStateMachine):
         self.client: Any = redis.Redis.from_url(server.url, decode_responses=True)
         self.workers: list[Worker] = []
         self.dead: list[Worker] = []
-        self.in_hand: list[tuple[Worker, Letter]] = []
+        self.in_hand: list[tuple[Worker, Move]] = []
         """Letters that were popped and have not been handled yet."""
         self.late: list[tuple[Lease, str, int]] = []
         """Leases that are over: copy, token, generation."""
@@ -182,7 +182,7 @@ class Sharing(RuleBasedStateMachine):
 
     def hold(self, place: Place, token: str) -> None:
         assert not place.holder, "it is leased to two at a time"
-        assert place.lease.held
+        assert place.lease.is_owned
         place.holder = token
 
     # Environments and their own worker
@@ -358,18 +358,18 @@ class Sharing(RuleBasedStateMachine):
             return
         environment, name, generation = expected
         assert found == name
-        kind, body = split(self.client.lindex(keys.mailbox(name), -1).encode())
+        kind, body = split_message(self.client.lindex(keys.mailbox(name), -1).encode())
         letter = parse_move(body)
         record = self.client.hmget(keys.environment(environment), "state", "owner", "generation")
         assert kind == "move"
         assert record == ["leased", owner, str(generation)]
-        assert letter == Letter(environment, generation, owner, b"batch \n")
+        assert letter == Move(environment, generation, owner, b"batch \n")
 
     @rule(data=st.data())
     def letters_are_read(self, data: Any) -> None:
         worker = self.worker(data, lambda worker: self.client.exists(keys.mailbox(worker.name)))
         while worker is not None and (element := self.client.lpop(keys.mailbox(worker.name))) is not None:
-            self.in_hand.append((worker, parse_move(split(element.encode())[1])))
+            self.in_hand.append((worker, parse_move(split_message(element.encode())[1])))
 
     def _handle_a_letter(self, data: Any, fault: str, lost: bool) -> None:
         worker, letter = entry = self.pick(data, self.in_hand)
@@ -562,7 +562,7 @@ class Sharing(RuleBasedStateMachine):
     def copies_say_who_holds(self) -> None:
         for worker in self.workers:
             for place in worker.places.values():
-                assert place.lease.held == bool(place.holder)
+                assert place.lease.is_owned == bool(place.holder)
                 assert place.lease.owner == place.holder
 
     @invariant()

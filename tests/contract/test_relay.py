@@ -20,8 +20,8 @@ from tests.services import processes
 from tests.services.relay import ECHO, Environment, Environments, program, public_python, running_environments
 from tests.services.waiting import wait_until
 from workers.link import frames
-from workers.link.process_relay import relay_path
-from workers.link.relay_link import ApiRequest, Exited, FunctionError, InitFailed, LinkBroken, Response, Started
+from workers.link.answers import ApiRequest, Exited, FunctionError, InitFailed, LinkBroken, Response, Started
+from workers.relay import binaries
 
 LIMIT = 6_291_556
 UID = 1_980_000 + os.getpid() % 10_000
@@ -607,13 +607,13 @@ def test_malformed_frames_end_the_relay_and_its_tree(
     "data", [frames.encode(frames.START, b"{}"), frames.encode(frames.KILL), b"junk of no kind", b"\0"]
 )
 def test_a_malformed_start_ends_the_relay(data: bytes) -> None:
-    done = subprocess.run([relay_path()], input=data, capture_output=True, env={}, check=False)
+    done = subprocess.run([binaries.host_binary()], input=data, capture_output=True, env={}, check=False)
     assert done.returncode == 3
     assert done.stdout == b""
 
 
 def test_a_relay_that_is_told_nothing_ends_quietly() -> None:
-    done = subprocess.run([relay_path()], input=b"", capture_output=True, env={}, check=False)
+    done = subprocess.run([binaries.host_binary()], input=b"", capture_output=True, env={}, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
@@ -623,7 +623,7 @@ def test_kill_minus_nine_of_the_worker_leaves_nothing(tmp_path: Path) -> None:
         textwrap.dedent("""
         import asyncio, sys
         from tests.services.relay import program
-        from workers.link.relay_link import Event, FunctionIdentity, Start
+        from workers.link.answers import (Event, FunctionIdentity, Start)
         from workers.link.process_relay import spawn
 
         async def main():
@@ -796,7 +796,7 @@ next_event()
         "response_limit": LIMIT,
         "check_peer_uid": True,
     }
-    binary = os.open(relay_path(), os.O_RDONLY)
+    binary = os.open(binaries.host_binary(), os.O_RDONLY)
     command = [f"/proc/self/fd/{binary}", "--private-tmp", "/nowhere"]
     relay = subprocess.Popen(command, stdin=-1, stdout=-1, pass_fds=[binary], user=UID, group=UID, extra_groups=[])
     os.close(binary)

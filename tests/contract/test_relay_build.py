@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from workers.link.process_relay import relay_path
-from workers.relay import build
+from workers.relay import binaries, build
 
 
 def test_the_binary_of_this_machine_is_where_the_worker_looks() -> None:
-    assert build.build(build.host_architecture()) == relay_path()
-    assert build.is_current(relay_path())
+    assert build.build(build.host_architecture()) == binaries.host_binary()
+    assert build.is_current(binaries.host_binary())
 
 
 def test_a_binary_older_than_a_source_is_not_current(tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.link import frames
-from workers.link.frames import Buffer, Decoder, Frame
-from workers.link.relay_link import (
+from workers.link.answers import (
     Answer,
     ApiRequest,
     End,
@@ -19,13 +18,14 @@ from workers.link.relay_link import (
     FunctionError,
     FunctionIdentity,
     InitFailed,
-    Link,
     LinkBroken,
     NotIdle,
     Response,
     Start,
     Started,
 )
+from workers.link.frames import Buffer, Decoder, Frame
+from workers.link.relay_link import Link
 
 CONFIG = Start(argv=["x"], env={}, cwd="/", function=FunctionIdentity("f", "1", "h"), response_limit=1000, api_limit=10)
 EXIT = {"code": 1, "signal": None, "init_over": True, "oom": False, "memory_kb": 5, "error": ""}

@@ -1,4 +1,4 @@
-"""The lane: a real relay that is told a socket of the worker's, driven by a worker's end made of plain sockets."""
+"""The relay socket: a real relay that is told a socket of the worker's, driven by a worker's end made of plain sockets."""
 
 import socket
 import subprocess
@@ -13,10 +13,10 @@ import pytest
 from tests.services.relay import ECHO, program
 from tests.services.waiting import wait_until
 from workers.link import frames
+from workers.link.answers import FunctionIdentity, Start
 from workers.link.frames import Decoder, Frame
-from workers.link.process_relay import relay_path
-from workers.link.relay_link import FunctionIdentity, Start
-from workers.modes.docker.relay_socket import Lane
+from workers.modes.docker.relay_socket import RelaySocket
+from workers.relay import binaries
 
 WAIT_S: Final = 20.0
 
@@ -25,7 +25,9 @@ class Relay:
     """Its process, and what came over its standard output."""
 
     def __init__(self) -> None:
-        self.process = subprocess.Popen([str(relay_path())], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        self.process = subprocess.Popen(
+            [str(binaries.host_binary())], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        )
 
     def write(self, data: bytes) -> None:
         assert self.process.stdin is not None
@@ -35,9 +37,9 @@ class Relay:
         assert self.process.stdout is not None
         return list(decoder.feed(self.process.stdout.read(1 << 16)))
 
-    def start(self, lane: str) -> None:
+    def start(self, worker_socket: str) -> None:
         config = Start(
-            argv=program(ECHO), env={}, cwd="/", function=FunctionIdentity("f", "1", "h"), lane=lane
+            argv=program(ECHO), env={}, cwd="/", function=FunctionIdentity("f", "1", "h"), worker_socket=worker_socket
         )  # fmt: skip
         self.write(frames.encode(frames.START, msgspec.json.encode(config)))
 
@@ -56,10 +58,10 @@ def relay() -> Iterator[Relay]:
 
 
 @pytest.fixture
-def lane() -> Iterator[Lane]:
+def relay_socket() -> Iterator[RelaySocket]:
     # The relay connects by the path, of which the kernel takes 107 bytes; in a container it is short.
     with tempfile.TemporaryDirectory() as folder:
-        found = Lane(Path(folder), "e" * 32)
+        found = RelaySocket(Path(folder), "e" * 32)
         yield found
         found.remove()
         assert not list(Path(folder).iterdir())
@@ -76,9 +78,9 @@ def until(kind: int, source: socket.socket, decoder: Decoder) -> list[Frame]:
     return found
 
 
-def test_frames_go_by_the_lane(relay: Relay, lane: Lane) -> None:
-    with lane.listen() as listener:
-        relay.start(f"{lane.mount[0]}/relay")
+def test_frames_go_by_the_socket(relay: Relay, relay_socket: RelaySocket) -> None:
+    with relay_socket.listen() as listener:
+        relay.start(f"{relay_socket.mount[0]}/relay")
         listener.settimeout(WAIT_S)
         connection, _ = listener.accept()
     with connection:
@@ -96,21 +98,21 @@ def test_frames_go_by_the_lane(relay: Relay, lane: Lane) -> None:
         assert b"{}" in [payload for kind, _, payload in found if kind == frames.DATA]
         # Nobody else gets in: whoever tries from the function's side finds nobody.
         with socket.socket(socket.AF_UNIX) as other, pytest.raises(ConnectionRefusedError):
-            other.connect(f"{lane.mount[0]}/relay")
+            other.connect(f"{relay_socket.mount[0]}/relay")
         # What is still written to standard input counts as well.
         relay.write(frames.encode(frames.KILL))
         until(frames.EXIT, connection, decoder)
 
 
-@pytest.mark.parametrize("way", ["lane", "input"])
-def test_it_ends_with_either(relay: Relay, lane: Lane, way: str) -> None:
-    with lane.listen() as listener:
-        relay.start(f"{lane.mount[0]}/relay")
+@pytest.mark.parametrize("way", ["socket", "input"])
+def test_the_relay_ends_with_its_socket_or_its_input(relay: Relay, relay_socket: RelaySocket, way: str) -> None:
+    with relay_socket.listen() as listener:
+        relay.start(f"{relay_socket.mount[0]}/relay")
         listener.settimeout(WAIT_S)
         connection, _ = listener.accept()
     with connection:
         until(frames.NEXT, connection, Decoder())
-        if way == "lane":
+        if way == "socket":
             connection.close()
         else:
             assert relay.process.stdin is not None
@@ -118,8 +120,8 @@ def test_it_ends_with_either(relay: Relay, lane: Lane, way: str) -> None:
         wait_until("the relay has ended", lambda: relay.process.poll() is not None)
 
 
-def test_without_it_everything_goes_by_the_stream(relay: Relay, lane: Lane) -> None:
-    relay.start(f"{lane.mount[0]}/relay")  # nobody listens there
+def test_without_a_listener_everything_goes_by_the_stream(relay: Relay, relay_socket: RelaySocket) -> None:
+    relay.start(f"{relay_socket.mount[0]}/relay")  # nobody listens there
     decoder = Decoder()
     kinds: list[int] = []
 

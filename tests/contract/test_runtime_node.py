@@ -16,9 +16,11 @@ import pytest
 
 from tests.services import runtime_api
 from tests.services.runtime_api import ARN, REQUEST_ID, RuntimeProcess
-from workers import runtimes
 from workers.contract.messages import FunctionSpec
 from workers.runtimes import interpreters
+from workers.runtimes.clients import CLIENTS, install_clients
+from workers.runtimes.commands import runtime_command
+from workers.runtimes.variables import process_environment
 
 FUNCTIONS = Path(__file__).parents[1] / "functions" / "node"
 MAJORS = [str(major) for major in range(12, 27, 2)]
@@ -56,8 +58,8 @@ def _start(
         code_sha256="",
         revision="r",
     )
-    command = runtimes.command(spec, code_dir, {})
-    variables = runtimes.environment(spec, command, code_dir, log_stream="stream", credentials={})
+    command = runtime_command(spec, code_dir, {})
+    variables = process_environment(spec, command, code_dir, log_stream="stream", credentials={})
     return runtime_api.run(command.argv, variables, code_dir)
 
 
@@ -478,7 +480,7 @@ def test_modules_named_like_the_clients_own(major: str, tmp_path: Path) -> None:
 
 
 def test_the_installed_copies_of_the_client_run(major: str, tmp_path: Path) -> None:
-    clients = runtimes.install(tmp_path / "clients")
+    clients = install_clients(tmp_path / "clients")
     assert sorted(path.name for path in (clients / "node").iterdir()) == sorted(
-        path.name for path in (interpreters.CLIENTS / "node").iterdir()
+        path.name for path in (CLIENTS / "node").iterdir()
     )

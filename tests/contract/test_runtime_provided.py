@@ -7,8 +7,9 @@ from pathlib import Path
 
 from tests.services import runtime_api
 from tests.services.runtime_api import REQUEST_ID, RuntimeProcess
-from workers import runtimes
 from workers.contract.messages import FunctionSpec
+from workers.runtimes.commands import runtime_command
+from workers.runtimes.variables import process_environment
 
 FUNCTIONS = Path(__file__).parents[1] / "functions" / "provided"
 
@@ -28,8 +29,8 @@ def _start(handler: str, environment: Mapping[str, str] | None = None) -> Abstra
         code_sha256="",
         revision="r",
     )
-    command = runtimes.command(spec, FUNCTIONS, {})
-    variables = runtimes.environment(spec, command, FUNCTIONS, log_stream="stream", credentials={})
+    command = runtime_command(spec, FUNCTIONS, {})
+    variables = process_environment(spec, command, FUNCTIONS, log_stream="stream", credentials={})
     return runtime_api.run(command.argv, variables, FUNCTIONS)
 
 

@@ -16,9 +16,11 @@ import pytest
 from tests.services import runtime_api
 from tests.services.runtime_api import REQUEST_ID, Report, RuntimeProcess
 from tests.services.waiting import wait_until
-from workers import runtimes
 from workers.contract.messages import FunctionSpec
-from workers.runtimes import interpreters
+from workers.runtimes import commands, interpreters
+from workers.runtimes.clients import install_clients
+from workers.runtimes.commands import runtime_command
+from workers.runtimes.variables import process_environment
 
 FUNCTIONS = Path(__file__).parents[1] / "functions" / "python"
 CURRENT = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -54,8 +56,8 @@ def _start(
     handler: str, code_dir: Path = FUNCTIONS, version: str = CURRENT, **environment: str
 ) -> AbstractContextManager[RuntimeProcess]:
     spec = _spec(handler, version, **environment)
-    command = runtimes.command(spec, code_dir, {})
-    variables = runtimes.environment(spec, command, code_dir, log_stream="stream", credentials={})
+    command = runtime_command(spec, code_dir, {})
+    variables = process_environment(spec, command, code_dir, log_stream="stream", credentials={})
     return runtime_api.run(command.argv, variables, code_dir)
 
 
@@ -65,8 +67,8 @@ def _start_reference(
     """AWS's client under the same interpreter and with the same variables."""
     pytest.importorskip("awslambdaric") if not os.environ.get("CI") else None
     spec = _spec(handler, **environment)
-    command = runtimes.command(spec, code_dir, {})
-    variables = runtimes.environment(spec, command, code_dir, log_stream="stream", credentials={})
+    command = runtime_command(spec, code_dir, {})
+    variables = process_environment(spec, command, code_dir, log_stream="stream", credentials={})
     variables.pop("_EVERWARM_HIDDEN_PATH", None)
     return runtime_api.run((sys.executable, "-m", "awslambdaric", handler), variables, code_dir)
 
@@ -215,7 +217,7 @@ def test_reports_what_awss_client_reports(
     case = CASES[name]
     code_dir = write_case(case)
     marks = {"AWS_EXECUTION_ENV": execution, "LAMBDA_RUNTIME_DIR": "/var/runtime"}
-    monkeypatch.setattr(runtimes, "_marks", lambda _runtime: dict(marks))
+    monkeypatch.setattr(commands, "_marks", lambda _runtime: dict(marks))
 
     def report(process: RuntimeProcess) -> Report:
         process.send(case.event.encode(), **case.headers)
@@ -513,8 +515,8 @@ def test_interpreter_options_that_change_the_path(version: str) -> None:
     python = next(interpreters.find_python(version, places)).executable
     option = "-P" if int(version[2:]) >= 11 else "-s"
     spec = _spec("echo.handler", version)
-    command = runtimes.command(spec, FUNCTIONS, {spec.runtime: f"{python} {option} -X dev"})
-    variables = runtimes.environment(spec, command, FUNCTIONS, log_stream="s", credentials={})
+    command = runtime_command(spec, FUNCTIONS, {spec.runtime: f"{python} {option} -X dev"})
+    variables = process_environment(spec, command, FUNCTIONS, log_stream="s", credentials={})
     with runtime_api.run(command.argv, variables, FUNCTIONS) as process:
         assert process.invoke(b"[1]").body == b"[1]"
     assert process.output == ""
@@ -586,16 +588,16 @@ def _pairs() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("version", "handler"), _pairs())
 def test_the_installed_copies_of_the_client_run(version: str, handler: str, tmp_path: Path) -> None:
     """The mode copies the clients to where every user can read them."""
-    clients = runtimes.install(tmp_path / "clients")
+    clients = install_clients(tmp_path / "clients")
     code_dir = tmp_path / "code"
     code_dir.mkdir()
     (code_dir / "sample.py").write_text("def handler(event, context):\n    raise ValueError('x')")
     spec = _spec(handler, version)
-    command = runtimes.command(spec, code_dir, {}, clients=clients)
+    command = runtime_command(spec, code_dir, {}, clients=clients)
     assert command.argv[-1] == str(clients / "python" / "bootstrap.py")
     compiled = {path.name for path in (clients / "python" / "__pycache__").iterdir()}
     assert f"_everwarm_client.cpython-{version.replace('.', '')}.pyc" in compiled
-    variables = runtimes.environment(spec, command, code_dir, log_stream="s", credentials={})
+    variables = process_environment(spec, command, code_dir, log_stream="s", credentials={})
     with runtime_api.run(command.argv, variables, code_dir) as process:
         process.send()
         assert process.next_report().ending == "error"

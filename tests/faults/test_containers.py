@@ -14,7 +14,7 @@ from tests.services.docker import settings_of
 from tests.services.functions import Functions
 from tests.services.stack import Stack
 from tests.services.waiting import wait_until
-from workers import engine as containers
+from workers.engine import LABEL_ENVIRONMENT
 
 #: Answers with its environment's id.
 SOURCE = """
@@ -32,7 +32,7 @@ def functions(kind: str, shared_stack: Callable[..., Stack]) -> Functions:
 
 
 def container_of(environment: str) -> str:
-    (found,) = docker.connection().containers(f"{containers.ENVIRONMENT}={environment}")
+    (found,) = docker.connection().containers(f"{LABEL_ENVIRONMENT}={environment}")
     return found.id
 
 

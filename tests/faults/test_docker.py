@@ -12,8 +12,7 @@ from tests.faults.calls import Caller, Load, caller, wait_until_quiet, wait_unti
 from tests.services.docker import image, require_engine, settings_of
 from tests.services.stack import Stack
 from tests.services.waiting import wait_until
-from workers import engine as containers
-from workers.engine import Container, ContainerSpec, Engine
+from workers.engine import LABEL_ENVIRONMENT, LABEL_INSTALLATION, LABEL_WORKER, Container, ContainerSpec, Engine
 
 #: What the issue allows; a container ends with its stream, so that most are gone within a second.
 GONE_S = 40
@@ -41,10 +40,8 @@ class Docker:
     def containers(self, *, functions: bool = False) -> list[Container]:
         """All of the stack's workers, or those of environments only."""
         self.workers |= set(self.stack.workers()) if self.stack.redis.running else set()
-        found = [
-            one for one in self.engine.containers(containers.WORKER) if one.labels[containers.WORKER] in self.workers
-        ]
-        return [one for one in found if one.labels[containers.ENVIRONMENT]] if functions else found
+        found = [one for one in self.engine.containers(LABEL_WORKER) if one.labels[LABEL_WORKER] in self.workers]
+        return [one for one in found if one.labels[LABEL_ENVIRONMENT]] if functions else found
 
     def wait_until_none(self, timeout_s: float = GONE_S) -> float:
         """Until no container is there; how long it took."""
@@ -58,7 +55,7 @@ class Docker:
         if len(functions) != 1 or any(one.state != "running" for one in all_):
             return False
         joined: str = self.engine.inspect(functions[0].id)["HostConfig"]["NetworkMode"].removeprefix("container:")
-        return len([one for one in all_ if not one.labels[containers.ENVIRONMENT] and one.id != joined]) == 2
+        return len([one for one in all_ if not one.labels[LABEL_ENVIRONMENT] and one.id != joined]) == 2
 
     def environments(self, name: str = "work") -> list[dict[str, Any]]:
         document = json.loads(self.stack.get("/_everwarm/environments")[1])
@@ -106,14 +103,14 @@ def test_kill_9_of_a_worker_under_load(make_docker: Callable[..., Docker], kind:
     dead = docker.workers - set(docker.stack.workers())
     wait_until(
         "the dead one's containers are gone",
-        lambda: not [one for one in docker.containers() if one.labels[containers.WORKER] in dead and len(dead) == 1],
+        lambda: not [one for one in docker.containers() if one.labels[LABEL_WORKER] in dead and len(dead) == 1],
         GONE_S,
     )
     wait_until("its heartbeat is gone", lambda: len(docker.stack.workers()) == 1)
     dead = docker.workers - set(docker.stack.workers())
     wait_until(
         "and so are its containers",
-        lambda: not [one for one in docker.containers() if one.labels[containers.WORKER] in dead],
+        lambda: not [one for one in docker.containers() if one.labels[LABEL_WORKER] in dead],
         GONE_S,
     )
     assert work.wait_until_good(n=9).body["n"] == 9
@@ -234,18 +231,18 @@ def test_leftovers_of_a_dead_worker_are_reaped(make_docker: Callable[..., Docker
     work = caller(docker.stack)
     assert work(n=1).good
     (one,) = docker.containers(functions=True)
-    labels = {**one.labels, containers.WORKER: "dead", containers.ENVIRONMENT: "0" * 32}
+    labels = {**one.labels, LABEL_WORKER: "dead", LABEL_ENVIRONMENT: "0" * 32}
     never_started = docker.engine.create(
         ContainerSpec(image=image("python3.11"), name="everwarm-test-left", command=("/x",), labels=labels)
     )
-    own = {**one.labels, containers.ENVIRONMENT: "1" * 32}
+    own = {**one.labels, LABEL_ENVIRONMENT: "1" * 32}
     unknown = docker.engine.create(
         ContainerSpec(image=image("python3.11"), name="everwarm-test-unknown", command=("/x",), labels=own)
     )
     other = docker.engine.create(
         ContainerSpec(
             image=image("python3.11"), name="everwarm-test-other", command=("/x",),
-            labels={**labels, containers.INSTALLATION: "another"},
+            labels={**labels, LABEL_INSTALLATION: "another"},
         )
     )  # fmt: skip
     try:

@@ -17,8 +17,7 @@ from tests.services.rootless import require_rootless, rootless_engine
 from tests.services.stack import Stack
 from tests.services.tcp import TcpProxy
 from tests.services.waiting import wait_until
-from workers import engine as containers
-from workers.engine import Engine
+from workers.engine import LABEL_WORKER, Engine
 
 _CACHE = Path("/var/cache/everwarm-tests")
 
@@ -57,7 +56,7 @@ def rootless() -> Iterator[str]:
 
 def containers_of(stack: Stack, engine: Engine) -> int:
     names = set(stack.workers())
-    return sum(one.labels[containers.WORKER] in names for one in engine.containers(containers.WORKER))
+    return sum(one.labels[LABEL_WORKER] in names for one in engine.containers(LABEL_WORKER))
 
 
 def test_an_engine_over_tcp_serves_and_comes_back(make_stack: Callable[..., Stack], proxy: TcpProxy) -> None:
@@ -109,7 +108,7 @@ def test_a_restarted_daemon_costs_no_more_than_its_containers(
     wait_until_quiet(stack)
     stack.stop("worker")
     with Engine.connect(own_engine.url) as engine:
-        wait_until("no container is left", lambda: not engine.containers(containers.WORKER), 40)
+        wait_until("no container is left", lambda: not engine.containers(LABEL_WORKER), 40)
 
 
 def test_an_image_that_went_missing(make_stack: Callable[..., Stack], own_engine: Dockerd) -> None:
@@ -162,4 +161,4 @@ def test_a_rootless_daemon_serves_and_memory_is_limited(
     assert work(n=3).good
     stack.stop("worker")
     with Engine.connect(rootless) as engine:
-        wait_until("no container is left", lambda: not engine.containers(containers.WORKER))
+        wait_until("no container is left", lambda: not engine.containers(LABEL_WORKER))

@@ -12,8 +12,7 @@ from tests.services.functions import Functions
 from tests.services.image_functions import make_static_image
 from tests.services.stack import Stack
 from tests.services.waiting import wait_until
-from workers import engine as containers
-from workers.engine import LAYER, Engine
+from workers.engine import LABEL_FUNCTION, LABEL_LAYER, LABEL_WORKER, Engine
 
 Make = Callable[..., Functions]
 
@@ -119,7 +118,7 @@ def test_stopped_containers_are_kept_for_debugging(make: Make, engine: Engine) -
     functions = make("docker", LAMBDA_REMOVE_CONTAINERS="0")
     name = functions.python(LOOKS)
     assert ask(functions, name, "1") == 1
-    label = f"{containers.FUNCTION}=000000000000:us-east-1:{name}:$LATEST"
+    label = f"{LABEL_FUNCTION}=000000000000:us-east-1:{name}:$LATEST"
     (left,) = wait_until(
         "it has stopped", lambda: [one for one in engine.containers(label) if one.state == "exited"], 10
     )
@@ -128,7 +127,7 @@ def test_stopped_containers_are_kept_for_debugging(make: Make, engine: Engine) -
 
 def layers(engine: Engine, worker: str) -> list[str]:
     """Of one worker."""
-    return [name for name, labels in engine.images(f"{containers.WORKER}={worker}") if LAYER in labels]
+    return [name for name, labels in engine.images(f"{LABEL_WORKER}={worker}") if LABEL_LAYER in labels]
 
 
 @pytest.mark.parametrize("kind", ["docker", "stay-open", "docker-exec"])

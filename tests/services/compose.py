@@ -24,9 +24,8 @@ from tests.services.docker import REGISTRY, require_engine
 from tests.services.processes import free_port
 from tests.services.programs import require
 from tests.services.waiting import wait_until
-from workers import engine as containers
 from workers.contract import keys
-from workers.engine import Engine
+from workers.engine import LABEL_INSTALLATION, Engine
 from workers.images import recipes
 from workers.images.rootfs import archive, cache_directory
 from workers.images.state import state
@@ -214,7 +213,7 @@ class Compose:
     @property
     def label(self) -> str:
         """Of the functions' containers."""
-        return f"{containers.INSTALLATION}={self.installation}"
+        return f"{LABEL_INSTALLATION}={self.installation}"
 
     def secrets(self) -> list[str]:
         """What no list of processes may show."""

@@ -10,8 +10,7 @@ import pytest
 from docker.errors import APIError
 
 from tests.services.waiting import wait_until
-from workers import engine as containers
-from workers.engine import Container, Engine, EngineError
+from workers.engine import LABEL_INSTALLATION, LABEL_WORKER, Container, Engine, EngineError
 from workers.images.names import image_of
 
 #: What the names of the tests' runtime images begin with: a setting for stacks, LAMBDA_CONTAINER_REGISTRY.
@@ -55,8 +54,8 @@ def containers_of(installation: str) -> list[Container]:
     """All containers of an Everwarm's workers: of functions, and those that hold network namespaces."""
     return [
         container
-        for container in connection().containers(f"{containers.INSTALLATION}={installation}")
-        if containers.WORKER in container.labels
+        for container in connection().containers(f"{LABEL_INSTALLATION}={installation}")
+        if LABEL_WORKER in container.labels
     ]
 
 
@@ -94,10 +93,10 @@ def engine() -> Iterator[Engine]:
 @pytest.fixture
 def no_container_is_left(engine: Engine) -> Iterator[None]:
     """Fails when the test leaves a container of a worker that was not there before."""
-    before = {container.id for container in engine.containers(containers.WORKER)}
+    before = {container.id for container in engine.containers(LABEL_WORKER)}
 
     def left() -> list[Container]:
-        return [container for container in engine.containers(containers.WORKER) if container.id not in before]
+        return [container for container in engine.containers(LABEL_WORKER) if container.id not in before]
 
     yield
     try:

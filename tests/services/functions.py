@@ -22,9 +22,8 @@ from tests.services.local import python_runtime
 from tests.services.processes import everything
 from tests.services.stack import ACCOUNT, Stack
 from tests.services.waiting import wait_until
-from workers import engine as containers
-from workers.doctor import RUNTIMES, look
-from workers.engine import Container
+from workers.doctor import RUNTIMES, find_runtime
+from workers.engine import LABEL_ENVIRONMENT, LABEL_FUNCTION, Container
 
 Family = Literal["python", "node", "provided"]
 SAMPLES: Final = Path(__file__).resolve().parent.parent / "functions"
@@ -47,7 +46,7 @@ def _client(endpoint: str, stack: Stack) -> LambdaClient:
 @functools.cache
 def node_runtime() -> str:
     """The newest Node.js that functions can use here; without one the test is skipped, in CI it fails."""
-    found = [runtime for runtime in RUNTIMES if runtime.startswith("nodejs") and look(runtime, {})["command"]]
+    found = [runtime for runtime in RUNTIMES if runtime.startswith("nodejs") and find_runtime(runtime, {})["command"]]
     if not found and os.environ.get("CI") == "true":
         pytest.fail("Node.js is missing: apt-get install nodejs")
     if not found:
@@ -224,7 +223,7 @@ class Functions:
     def processes(self, environment: str) -> list[docker.Running]:
         """What of the function runs in an environment; none when it is gone."""
         if self.in_containers:
-            label = f"{containers.ENVIRONMENT}={environment}"
+            label = f"{LABEL_ENVIRONMENT}={environment}"
             return [one for found in docker.connection().containers(label) for one in docker.processes_in(found.id)]
         mark = environment.encode()
         return [
@@ -236,7 +235,7 @@ class Functions:
     def kill(self, environment: str) -> None:
         """End what runs in it as a crash would; its container as a whole."""
         if self.in_containers:
-            (container,) = docker.connection().containers(f"{containers.ENVIRONMENT}={environment}")
+            (container,) = docker.connection().containers(f"{LABEL_ENVIRONMENT}={environment}")
             docker.client().kill(container.id)
             return
         for process in everything():
@@ -247,7 +246,7 @@ class Functions:
         """Until nothing of the environment runs, and its container is gone."""
         wait_until(f"no process of {environment} is left", lambda: not self.processes(environment))
         if self.in_containers:
-            label = f"{containers.ENVIRONMENT}={environment}"
+            label = f"{LABEL_ENVIRONMENT}={environment}"
             wait_until("its container is gone", lambda: not docker.connection().containers(label), every_s=0.1)
 
     def wait_until_only_warm_ones_are_left(self) -> None:
@@ -265,12 +264,12 @@ class Functions:
         try:
             wait_until(
                 "only warm containers are left",
-                lambda: {one.labels[containers.ENVIRONMENT] for one in there()} == warm(),
+                lambda: {one.labels[LABEL_ENVIRONMENT] for one in there()} == warm(),
                 15,
                 every_s=0.1,
             )
         except AssertionError as error:
-            states = [(one.labels[containers.ENVIRONMENT], one.name, one.state) for one in there()]
+            states = [(one.labels[LABEL_ENVIRONMENT], one.name, one.state) for one in there()]
             raise AssertionError(f"{error}; warm: {warm()}, on the engine: {states}") from None
 
     def delete_all(self) -> None:
@@ -282,7 +281,7 @@ class Functions:
 
 
 def _function_of(container: Container) -> str:
-    return ":".join(container.labels.get(containers.FUNCTION, "").split(":")[2:3])
+    return ":".join(container.labels.get(LABEL_FUNCTION, "").split(":")[2:3])
 
 
 def _environ(pid: int) -> bytes:

@@ -6,12 +6,12 @@ from typing import cast
 import pytest
 from mypy_boto3_lambda.literals import RuntimeType
 
-from workers.doctor import RUNTIMES, look
+from workers.doctor import RUNTIMES, find_runtime
 
 
 @functools.cache
 def _newest(family: str) -> str | None:
-    found = [runtime for runtime in RUNTIMES if runtime.startswith(family) and look(runtime, {})["command"]]
+    found = [runtime for runtime in RUNTIMES if runtime.startswith(family) and find_runtime(runtime, {})["command"]]
     return found[-1] if found else None
 
 
@@ -19,5 +19,5 @@ def python_runtime() -> RuntimeType:
     """The newest Python that functions can use here; as root that is one every user can read."""
     found = _newest("python")
     if found is None:
-        pytest.fail(look(RUNTIMES[3], {})["problem"])
+        pytest.fail(find_runtime(RUNTIMES[3], {})["problem"])
     return cast("RuntimeType", found)

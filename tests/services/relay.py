@@ -14,8 +14,8 @@ import pytest
 
 from tests.services import processes
 from tests.services.waiting import wait_until
+from workers.link.answers import Answer, ApiRequest, End, Event, Exited, FunctionIdentity, Start, StartAnswer
 from workers.link.process_relay import RelayProcess, spawn
-from workers.link.relay_link import Answer, ApiRequest, End, Event, Exited, FunctionIdentity, Start, StartAnswer
 
 T = TypeVar("T")
 WAIT_S = 20.0

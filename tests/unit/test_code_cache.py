@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.services.code import zip_of
-from workers.disk.code_cache import CodeCache, Tree
-from workers.environments.keeper import StartError
+from workers.disk.code_cache import CodeCache, CodeUnavailable, Tree
 
 
 class _Quiet(SimpleHTTPRequestHandler):
@@ -129,7 +128,7 @@ def test_what_fails_leaves_nothing(zips: Zips, place: Path) -> None:
     cache = CodeCache(place, None)
     sha256, url = zips.add("a = 1")
     for wrong_sha256, wrong_url in (("0" * 64, url), (sha256, url + "0"), (sha256, "http://127.0.0.1:1/")):
-        with pytest.raises(StartError):
+        with pytest.raises(CodeUnavailable):
             cache.use(wrong_sha256, wrong_url)
     assert not list(place.iterdir())
     assert not cache._fetching
@@ -181,7 +180,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(zips: Zips, small_disk: Path, fe
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("index.py", bytes(3_000_000) if fetched else os.urandom(1_500_000))
     large = zips.add_zip(packed.getvalue())
-    with pytest.raises(StartError, match="unpacked: .*No space left" if fetched else "No space left"):
+    with pytest.raises(CodeUnavailable, match="unpacked: .*No space left" if fetched else "No space left"):
         cache.use(*large)
     assert list(small_disk.iterdir()) == []
     tree = cache.use(*zips.add("handler = 1"))

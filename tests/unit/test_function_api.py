@@ -10,8 +10,8 @@ from tests.services.redis import RedisServer
 from tests.services.waiting import wait_until
 from workers.environments.environment import Environment
 from workers.function_api import PER_ENVIRONMENT, FunctionApi, _target
+from workers.link.answers import ApiRequest
 from workers.link.loop_thread import LoopThread
-from workers.link.relay_link import ApiRequest
 from workers.redis_client import Store
 
 
@@ -48,8 +48,8 @@ def test_one_environment_has_so_many_calls_under_way(redis_server: RedisServer) 
             silent.accept()[0].close()
         wait_until("all are answered", lambda: len(answers) == PER_ENVIRONMENT + 4)
         assert answers[3:] == [503] * (PER_ENVIRONMENT + 1)
-        assert not api._of
-        assert api._held == 0
+        assert not api._requests
+        assert api._body_bytes == 0
     api.close()
     loop.stop()
 

@@ -25,30 +25,30 @@ def code(tmp_path: Path) -> Path:
 
 
 def test_every_edit_is_seen_at_once_and_silence_is_not(watched: HotReload, code: Path) -> None:
-    before = watched.edition(str(code))
+    before = watched.code_version(str(code))
     for number in range(100):
-        assert watched.edition(str(code)) == before
+        assert watched.code_version(str(code)) == before
         (code / "m.py").write_text(str(number))
-        after = watched.edition(str(code))
+        after = watched.code_version(str(code))
         assert after > before, f"edit {number} was not seen"
         before = after
 
 
 def test_what_python_compiles_is_no_edit(watched: HotReload, code: Path) -> None:
-    before = watched.edition(str(code))
+    before = watched.code_version(str(code))
     (code / "__pycache__").mkdir()
     (code / "__pycache__" / "m.pyc").write_text("x")
-    assert watched.edition(str(code)) == before
+    assert watched.code_version(str(code)) == before
 
 
-def test_a_directory_that_is_gone_is_another_edition(watched: HotReload, code: Path) -> None:
+def test_a_directory_that_is_gone_is_another_code_version(watched: HotReload, code: Path) -> None:
     code.rmdir()
-    before = watched.edition(str(code))
-    assert watched.edition(str(code)) > before
+    before = watched.code_version(str(code))
+    assert watched.code_version(str(code)) > before
     code.mkdir()
-    found = watched.edition(str(code))
-    assert watched.edition(str(code)) == found
+    found = watched.code_version(str(code))
+    assert watched.code_version(str(code)) == found
 
 
 def test_without_hot_reload_nothing_is_watched(watched: HotReload) -> None:
-    assert watched.edition("") == 0
+    assert watched.code_version("") == 0

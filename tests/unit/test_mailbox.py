@@ -1,4 +1,4 @@
-"""The mailbox: letters to their handlers, whatever Redis does."""
+"""The mailbox: messages to their handlers, whatever Redis does."""
 
 import threading
 from collections.abc import Iterator
@@ -11,14 +11,14 @@ import pytest
 from tests.services.redis import RedisServer
 from tests.services.waiting import wait_until
 from workers.contract import keys
-from workers.intake.mailbox import Letter, Mailbox, Unreadable, parse_move, split, take_rest
+from workers.intake.mailbox import Mailbox, Move, Unreadable, parse_move, pop_unread_messages, split_message
 from workers.redis_client import Store
 
 KEY = keys.mailbox("w")
 
 
-def push(server: RedisServer, *letters: bytes) -> None:
-    server.client.rpush(KEY, *letters)
+def push(server: RedisServer, *messages: bytes) -> None:
+    server.client.rpush(KEY, *messages)
     server.client.pexpire(KEY, 60_000)
 
 
@@ -57,10 +57,10 @@ def mortal(tmp_path: Path) -> Iterator[RedisServer]:
 
 def test_a_move_is_read() -> None:
     batch = b"\x00\n move \xff" * 3
-    kind, body = split(b"move e1 12 request:1@worker 7\n" + batch)
+    kind, body = split_message(b"move e1 12 request:1@worker 7\n" + batch)
     assert kind == "move"
-    assert parse_move(body) == Letter("e1", 12, "request:1@worker 7", batch)
-    assert parse_move(b"e1 1 o\n") == Letter("e1", 1, "o", b"")
+    assert parse_move(body) == Move("e1", 12, "request:1@worker 7", batch)
+    assert parse_move(b"e1 1 o\n") == Move("e1", 1, "o", b"")
 
 
 @pytest.mark.parametrize("body", [b"", b"\n", b"e", b"e 1\nbatch", b"e one o\nbatch", b"\xff 1 \xfe\nbatch"])
@@ -69,7 +69,7 @@ def test_a_move_that_is_none(body: bytes) -> None:
         parse_move(body)
 
 
-def test_letters_go_to_the_handler_of_their_kind(redis_server: RedisServer, post: Post) -> None:
+def test_messages_go_to_the_handler_of_their_kind(redis_server: RedisServer, post: Post) -> None:
     push(redis_server, b"move e 1 o\nbatch", b"prepare ", b"prepare something else")
     assert [post.mailbox.run_once(1) for _ in range(4)] == [True, True, True, False]
     assert post.got == [("move", b"batch"), ("prepare", b""), ("prepare", b"something else")]
@@ -89,11 +89,11 @@ def test_the_thread_reads_as_soon_as_they_come_and_stops(redis_server: RedisServ
     post.mailbox.start()
     for number in range(3):
         push(redis_server, b"prepare %d" % number)
-        wait_until("the letter was read", partial(post.has, number + 1), 5)
+        wait_until("the message was read", partial(post.has, number + 1), 5)
     post.mailbox.stop()
     push(redis_server, b"prepare late")
-    assert take_rest(post.store, "w") == [("prepare", b"late")]
-    assert take_rest(post.store, "w") == []
+    assert pop_unread_messages(post.store, "w") == [("prepare", b"late")]
+    assert pop_unread_messages(post.store, "w") == []
     assert not post.died
 
 
@@ -105,12 +105,12 @@ def test_redis_that_is_gone_is_waited_out(mortal: RedisServer) -> None:
     post = Post(mortal)
     post.mailbox.start()
     push(mortal, b"prepare before")
-    wait_until("the letter was read", lambda: post.got, 5)
+    wait_until("the message was read", lambda: post.got, 5)
     mortal.kill9()
     assert not Mailbox(post.store, "w", {}, post.died.append).run_once(1)
     mortal.start()
     push(mortal, b"prepare after")
-    wait_until("the letter was read", lambda: len(post.got) == 2, 5)
+    wait_until("the message was read", lambda: len(post.got) == 2, 5)
     post.mailbox.stop()
     assert not post.died
 

@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
-from workers.execution.outcomes import TimedOut, end_lines, ending, exit_reason, signal_words, start_line, used_mb
-from workers.link.relay_link import Answer, Exited, FunctionError, InitFailed, Response
+from workers.execution.outcomes import end_lines, ending, exit_reason, signal_words, start_line, used_mb
+from workers.link.answers import Answer, Exited, FunctionError, InitFailed, Response, TimedOut
 
 ID = "0f5a2b5e-0000-4000-8000-000000000001"
 LIMIT = 6_291_556

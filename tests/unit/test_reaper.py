@@ -1,14 +1,11 @@
 """Whose containers are nobody's."""
 
-from workers import engine as containers
-from workers.engine import Container
+from workers.engine import LABEL_ENVIRONMENT, LABEL_WORKER, Container
 from workers.modes.docker.reaper import leftovers
 
 
 def container(worker: str, environment: str) -> Container:
-    return Container(
-        f"{worker}-{environment}", "", "running", {containers.WORKER: worker, containers.ENVIRONMENT: environment}
-    )
+    return Container(f"{worker}-{environment}", "", "running", {LABEL_WORKER: worker, LABEL_ENVIRONMENT: environment})
 
 
 def names(*found: Container, silent: dict[str, float] | None = None, epoch_s: float = 100.0) -> list[str]:
@@ -21,7 +18,7 @@ def test_own_containers_that_are_not_known() -> None:
 
 
 def test_an_own_network_holder_that_was_never_started() -> None:
-    holder = Container("holder", "", "created", {containers.WORKER: "me", containers.ENVIRONMENT: ""})
+    holder = Container("holder", "", "created", {LABEL_WORKER: "me", LABEL_ENVIRONMENT: ""})
     assert names(holder, container("me", "")) == ["holder"]
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from workers import runtimes
 from workers.contract.messages import FunctionSpec
-from workers.runtimes import Command, InvalidEntrypoint, RuntimeUnavailable, interpreters
+from workers.runtimes import interpreters
+from workers.runtimes.clients import CLIENTS, install_clients
+from workers.runtimes.commands import Command, InvalidEntrypoint, RuntimeUnavailable, runtime_command
+from workers.runtimes.variables import process_environment
 
 BASE = sys._base_executable  # type: ignore[attr-defined]
 VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -58,11 +60,11 @@ def folder(tmp_path: Path) -> Callable[..., str]:
 
 def test_python_by_its_version(folder: Callable[..., str], tmp_path: Path) -> None:
     place = folder(**{f"python{VERSION}": f'exec {BASE} "$@"'})
-    command = runtimes.command(_spec(f"python{VERSION}"), tmp_path, {}, search_path=place)
+    command = runtime_command(_spec(f"python{VERSION}"), tmp_path, {}, search_path=place)
     # The interpreter itself, not the launcher that stands on PATH.
     assert command.argv == (
         str(Path(BASE)),
-        str(interpreters.CLIENTS / "python" / "bootstrap.py"),
+        str(CLIENTS / "python" / "bootstrap.py"),
     ) or Path(command.argv[0]).samefile(BASE)
     assert command.environment["AWS_EXECUTION_ENV"] == f"AWS_Lambda_python{VERSION}"
 
@@ -70,7 +72,7 @@ def test_python_by_its_version(folder: Callable[..., str], tmp_path: Path) -> No
 def test_a_name_that_lies_about_its_version_is_passed_over(folder: Callable[..., str], tmp_path: Path) -> None:
     place = folder(**{f"python{ABSENT}": f'exec {BASE} "$@"', "python3": "exit 127", "python": "echo 3.10"})
     with pytest.raises(RuntimeUnavailable) as caught:
-        runtimes.command(_spec(f"python{ABSENT}"), tmp_path, {}, search_path=place)
+        runtime_command(_spec(f"python{ABSENT}"), tmp_path, {}, search_path=place)
     assert str(caught.value) == (
         f"runtime python{ABSENT} needs python{ABSENT} on this machine, which was not found; install it, "
         "map it with EVERWARM_LOCAL_RUNTIMES, or run the function in mode docker or docker-reuse"
@@ -80,7 +82,7 @@ def test_a_name_that_lies_about_its_version_is_passed_over(folder: Callable[...,
 def test_a_launcher_without_its_interpreter_is_passed_over(folder: Callable[..., str], tmp_path: Path) -> None:
     broken = folder(**{f"python{VERSION}": "echo no such version >&2; exit 127"})
     sound = folder(**{f"python{VERSION}": f'exec {BASE} "$@"'})
-    command = runtimes.command(
+    command = runtime_command(
         _spec(f"python{VERSION}"), tmp_path, {}, search_path=os.pathsep.join((broken, "relative", "/absent", sound))
     )
     assert Path(command.argv[0]).samefile(BASE)
@@ -100,7 +102,7 @@ def test_node_by_its_major_version(folder: Callable[..., str], tmp_path: Path) -
     old = folder(node="echo 18.20.4; echo /opt/node18/bin/node")
     new = folder(nodejs="echo 22.3.0; echo /opt/node22/bin/node")
     for major in ("18", "22"):
-        command = runtimes.command(
+        command = runtime_command(
             _spec(f"nodejs{major}.x", memory_mb=512), tmp_path, {}, search_path=os.pathsep.join((old, new))
         )
         assert command.argv == (
@@ -109,11 +111,11 @@ def test_node_by_its_major_version(folder: Callable[..., str], tmp_path: Path) -
             "--max-http-header-size=81920",
             "--max-semi-space-size=25",
             "--max-old-space-size=461",
-            str(interpreters.CLIENTS / "node" / "bootstrap.js"),
+            str(CLIENTS / "node" / "bootstrap.js"),
         )
         assert command.environment["PATH"].startswith(f"/opt/node{major}/bin:/usr/local/bin:")
     with pytest.raises(RuntimeUnavailable, match="needs Node.js 20 on this machine, which was not found"):
-        runtimes.command(_spec("nodejs20.x"), tmp_path, {}, search_path=old)
+        runtime_command(_spec("nodejs20.x"), tmp_path, {}, search_path=old)
 
 
 def test_an_interpreter_is_asked_once_until_it_changes(folder: Callable[..., str], tmp_path: Path) -> None:
@@ -131,17 +133,17 @@ def test_an_interpreter_is_asked_once_until_it_changes(folder: Callable[..., str
 def test_an_interpreter_may_be_given_by_a_command_line(folder: Callable[..., str], tmp_path: Path) -> None:
     place = folder(mypython=f'exec {BASE} "$@"')
     line = f"{place}/mypython -X dev"
-    command = runtimes.command(_spec(f"python{ABSENT}"), tmp_path, {f"python{ABSENT}": line})
-    assert command.argv == (*shlex.split(line), str(interpreters.CLIENTS / "python" / "bootstrap.py"))
+    command = runtime_command(_spec(f"python{ABSENT}"), tmp_path, {f"python{ABSENT}": line})
+    assert command.argv == (*shlex.split(line), str(CLIENTS / "python" / "bootstrap.py"))
     assert command.environment["AWS_EXECUTION_ENV"] == f"AWS_Lambda_python{ABSENT}"
-    by_name = runtimes.command(_spec("python3.9"), tmp_path, {"python3.9": "mypython"}, search_path=place)
+    by_name = runtime_command(_spec("python3.9"), tmp_path, {"python3.9": "mypython"}, search_path=place)
     assert by_name.argv[0] == f"{place}/mypython"
 
 
 @pytest.mark.parametrize("line", ["", "/no/such/python", "'unclosed"])
 def test_overrides_that_lead_nowhere(line: str, tmp_path: Path) -> None:
     with pytest.raises(RuntimeUnavailable, match="EVERWARM_LOCAL_RUNTIMES maps python3.9 to "):
-        runtimes.command(_spec("python3.9"), tmp_path, {"python3.9": line})
+        runtime_command(_spec("python3.9"), tmp_path, {"python3.9": line})
 
 
 @pytest.mark.parametrize(
@@ -155,7 +157,7 @@ def test_overrides_that_lead_nowhere(line: str, tmp_path: Path) -> None:
 )
 def test_runtimes_that_mode_local_lacks(runtime: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(RuntimeUnavailable) as caught:
-        runtimes.command(_spec(runtime), tmp_path, {})
+        runtime_command(_spec(runtime), tmp_path, {})
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 
@@ -163,40 +165,40 @@ def test_runtimes_that_mode_local_lacks(runtime: str, message: str, tmp_path: Pa
 @pytest.mark.parametrize("runtime", ["provided", "provided.al2", "provided.al2023"])
 def test_a_custom_runtime_without_bootstrap_is_refused_in_awss_words(runtime: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidEntrypoint) as caught:
-        runtimes.command(_spec(runtime), tmp_path, {})
+        runtime_command(_spec(runtime), tmp_path, {})
     assert str(caught.value) == "Couldn't find valid bootstrap(s): [/var/task/bootstrap /opt/bootstrap]"
     assert caught.value.error_type == "Runtime.InvalidEntrypoint"
     program = _program(tmp_path / "bootstrap", "")
-    assert runtimes.command(_spec(runtime, AWS_LAMBDA_EXEC_WRAPPER="/x"), tmp_path, {}) == Command(
+    assert runtime_command(_spec(runtime, AWS_LAMBDA_EXEC_WRAPPER="/x"), tmp_path, {}) == Command(
         (str(program),), {"LAMBDA_RUNTIME_DIR": "/var/runtime"}
     )
     program.chmod(0o644)
     with pytest.raises(InvalidEntrypoint, match="fork/exec /var/task/bootstrap: permission denied"):
-        runtimes.command(_spec(runtime), tmp_path, {})
+        runtime_command(_spec(runtime), tmp_path, {})
 
 
 def test_go_runs_the_program_that_the_handler_names(tmp_path: Path) -> None:
     with pytest.raises(InvalidEntrypoint, match="fork/exec /var/task/main: no such file or directory"):
-        runtimes.command(_spec("go1.x", "main"), tmp_path, {})
+        runtime_command(_spec("go1.x", "main"), tmp_path, {})
     program = _program(tmp_path / "main", "")
-    assert runtimes.command(_spec("go1.x", "main"), tmp_path, {}).argv == (str(program),)
+    assert runtime_command(_spec("go1.x", "main"), tmp_path, {}).argv == (str(program),)
 
 
 def test_the_wrapper_gets_the_command_as_its_arguments(tmp_path: Path) -> None:
-    plain = runtimes.command(_spec(f"python{VERSION}"), tmp_path, {})
+    plain = runtime_command(_spec(f"python{VERSION}"), tmp_path, {})
     wrapper = _program(tmp_path / "wrap", "")
     for name in ("/var/task/wrap", str(wrapper)):
         spec = _spec(f"python{VERSION}", AWS_LAMBDA_EXEC_WRAPPER=name)
-        assert runtimes.command(spec, tmp_path, {}).argv == (str(wrapper), *plain.argv)
+        assert runtime_command(spec, tmp_path, {}).argv == (str(wrapper), *plain.argv)
     with pytest.raises(InvalidEntrypoint, match="/var/task/absent"):
-        runtimes.command(_spec(f"python{VERSION}", AWS_LAMBDA_EXEC_WRAPPER="/var/task/absent"), tmp_path, {})
+        runtime_command(_spec(f"python{VERSION}", AWS_LAMBDA_EXEC_WRAPPER="/var/task/absent"), tmp_path, {})
 
 
 def test_the_environment_is_awss_and_the_functions_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("EVERWARM_PLANTED", "secret")
     spec = _spec("nodejs20.x", OWN="1", TZ="Europe/Rome", PATH="/own", _HANDLER="stolen", AWS_REGION="mars")
     started = Command(("node",), {"AWS_EXECUTION_ENV": "AWS_Lambda_nodejs20.x", "LAMBDA_RUNTIME_DIR": "/r"})
-    assert runtimes.environment(
+    assert process_environment(
         spec, started, tmp_path, log_stream="2026/01/01/[7]abc", credentials={"AWS_ACCESS_KEY_ID": "key"}
     ) == {
         "AWS_ACCESS_KEY_ID": "key",
@@ -224,15 +226,15 @@ def test_the_environment_is_awss_and_the_functions_own(monkeypatch: pytest.Monke
 def test_install_copies_what_every_user_can_read(tmp_path: Path) -> None:
     old = os.umask(0o077)
     try:
-        place = runtimes.install(tmp_path / "deep" / "clients")
-        runtimes.install(place)
+        place = install_clients(tmp_path / "deep" / "clients")
+        install_clients(place)
     finally:
         os.umask(old)
     files = {path.relative_to(place): path for path in place.rglob("*") if path.is_file()}
     sources = {
-        path.relative_to(interpreters.CLIENTS)
+        path.relative_to(CLIENTS)
         for family in ("python", "node")
-        for path in (interpreters.CLIENTS / family).iterdir()
+        for path in (CLIENTS / family).iterdir()
         if path.is_file()
     }
     assert set(files) == sources
@@ -246,9 +248,9 @@ def test_unreadable_names_what_is_closed(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     program = _program(closed / "bin" / "node", "")
     closed.chmod(0o700)
-    assert runtimes.unreadable(("/bin/sh", "-c", "relative/words")) is None
-    assert runtimes.unreadable(("/bin/sh", str(program))) == _first_closed(program)
-    assert runtimes.unreadable(("/no/such/place",)) is None
+    assert interpreters.unreadable(("/bin/sh", "-c", "relative/words")) is None
+    assert interpreters.unreadable(("/bin/sh", str(program))) == _first_closed(program)
+    assert interpreters.unreadable(("/no/such/place",)) is None
 
 
 def _first_closed(path: Path) -> str:
@@ -263,8 +265,8 @@ def test_an_interpreter_that_only_its_owner_reads_is_passed_over(folder: Callabl
     closed.parent.chmod(0o700)
     first = folder(node=f"echo 18.1.0; echo {closed}")
     place = os.pathsep.join((first, folder(node="echo 18.2.0; echo /bin/sh")))
-    assert runtimes.command(_spec("nodejs18.x"), tmp_path, {}, search_path=place).argv[0] == str(closed)
-    assert runtimes.command(_spec("nodejs18.x"), tmp_path, {}, search_path=place, other_user=True).argv[0] == "/bin/sh"
+    assert runtime_command(_spec("nodejs18.x"), tmp_path, {}, search_path=place).argv[0] == str(closed)
+    assert runtime_command(_spec("nodejs18.x"), tmp_path, {}, search_path=place, other_user=True).argv[0] == "/bin/sh"
     with pytest.raises(RuntimeUnavailable) as caught:
-        runtimes.command(_spec("nodejs18.x"), tmp_path, {}, search_path=first, other_user=True)
+        runtime_command(_spec("nodejs18.x"), tmp_path, {}, search_path=first, other_user=True)
     assert f"found only as {closed}, which functions can't use: " in str(caught.value)

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from workers.disk.uids import NoIdentity, remove_leftovers, take
+from workers.disk.uids import NoIdentity, remove_leftovers, take_identity
 
 UIDS = range(1_999_000_000, 1_999_000_003)
 
 HOLD = """
 import sys
 from pathlib import Path
-from workers.disk.uids import take
-held = [take(range(int(sys.argv[1]), int(sys.argv[2])), Path(sys.argv[3])) for _ in range(2)]
-print("held", flush=True)
+from workers.disk.uids import take_identity
+identities = [take_identity(range(int(sys.argv[1]), int(sys.argv[2])), Path(sys.argv[3])) for _ in range(2)]
+print("taken", flush=True)
 sys.stdin.read()
 """
 
@@ -28,14 +28,14 @@ def directory(tmp_path: Path) -> Path:
 
 
 def test_nobody_else_gets_an_id_that_is_held(directory: Path) -> None:
-    held = [take(UIDS, directory) for _ in UIDS]
-    assert sorted(identity.uid for identity in held) == list(UIDS)
+    identities = [take_identity(UIDS, directory) for _ in UIDS]
+    assert sorted(identity.uid for identity in identities) == list(UIDS)
     with pytest.raises(NoIdentity, match="EVERWARM_LOCAL_UIDS"):
-        take(UIDS, directory)
-    held[1].close()
-    again = take(UIDS, directory)
-    assert again.uid == held[1].uid
-    for identity in (held[0], held[2], again):
+        take_identity(UIDS, directory)
+    identities[1].close()
+    again = take_identity(UIDS, directory)
+    assert again.uid == identities[1].uid
+    for identity in (identities[0], identities[2], again):
         identity.close()
     assert not list(directory.iterdir())
 
@@ -47,13 +47,13 @@ def test_ids_of_another_process_are_free_when_it_is_killed(directory: Path) -> N
         stdout=subprocess.PIPE,
     ) as other:
         assert other.stdout is not None
-        assert other.stdout.readline() == b"held\n"
-        mine = take(UIDS, directory)
+        assert other.stdout.readline() == b"taken\n"
+        mine = take_identity(UIDS, directory)
         with pytest.raises(NoIdentity):
-            take(UIDS, directory)
+            take_identity(UIDS, directory)
         other.kill()
         other.wait()
-        others = [take(UIDS, directory), take(UIDS, directory)]
+        others = [take_identity(UIDS, directory), take_identity(UIDS, directory)]
         assert {mine.uid, *(identity.uid for identity in others)} == set(UIDS)
         for identity in (mine, *others):
             identity.close()
@@ -67,7 +67,7 @@ def test_an_id_is_never_had_twice(directory: Path) -> None:
     def work() -> None:
         for _ in range(200):
             try:
-                identity = take(UIDS, directory)
+                identity = take_identity(UIDS, directory)
             except NoIdentity:
                 continue
             holders[identity.uid] += 1
@@ -85,19 +85,19 @@ def test_an_id_is_never_had_twice(directory: Path) -> None:
 
 
 def test_only_the_worker_may_look_into_the_directory(directory: Path) -> None:
-    take(UIDS, directory).close()
+    take_identity(UIDS, directory).close()
     assert directory.stat().st_mode & 0o777 == 0o700
     directory.chmod(0o755)
     with pytest.raises(PermissionError, match="uids"):
-        take(UIDS, directory)
+        take_identity(UIDS, directory)
 
 
 def test_what_killed_workers_left_is_removed_and_what_is_held_stays(tmp_path: Path) -> None:
     directory = tmp_path / "uids"
-    held = take(UIDS, directory)
+    identity = take_identity(UIDS, directory)
     left = directory / "1999000099"
     left.touch()
     remove_leftovers(directory)
-    assert [path.name for path in directory.iterdir()] == [str(held.uid)]
-    held.close()
+    assert [path.name for path in directory.iterdir()] == [str(identity.uid)]
+    identity.close()
     remove_leftovers(tmp_path / "never made")

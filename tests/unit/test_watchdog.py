@@ -14,7 +14,8 @@ import pytest
 from tests.services.redis import RedisServer
 from tests.services.waiting import wait_until
 from workers.contract import keys
-from workers.contract.broker import Polls, clock, create_celery, envelope, queue
+from workers.contract.broker import create_celery, envelope, queue
+from workers.contract.transport import Polls, clock
 from workers.intake import watchdog
 from workers.intake.watchdog import LIMIT_S, Look, Stalled, Watchdog, missing_since, stalled, where
 from workers.redis_client import Store

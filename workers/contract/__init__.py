@@ -1,1 +1,4 @@
-"""What the dispatcher and the workers agree on; a leaf that imports msgspec and the standard library (``broker`` alone Celery)."""
+"""What the dispatcher and the workers agree on.
+
+A leaf: it imports msgspec and the standard library, ``broker`` and ``transport`` also Celery and kombu.
+"""

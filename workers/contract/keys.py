@@ -23,7 +23,7 @@ everwarm:environments:<worker>                         set     120 s unrenewed  
 everwarm:leases:<worker>                               zset    120 s unrenewed     leased environment → end of the lease (ms)
 everwarm:idle:<worker>                                 zset    120 s unrenewed     idle environment → last use (ms)
 everwarm:warm:<mode>:<revision>                        zset    120 s unrenewed     idle environment → last use, over all workers
-everwarm:mailbox:<worker>                              list    60 s unread         letters to one worker: moved batches
+everwarm:mailbox:<worker>                              list    60 s unread         messages to one worker: moved batches
 everwarm:superseded                                    zset    60 s                function version=revision → when (ms)
 everwarm:logs                                          zset    permanent, pruned   log stream → last append (ms)
 everwarm:log:<account>:<region>:<function>             stream  600 s               log chunks the dispatcher has not stored yet
@@ -70,7 +70,7 @@ def payload(request_id: str, attempt: int | None = None) -> str:
 
 
 def message(message: str) -> str:
-    """Who has a message of events."""
+    """The worker that has a batch of events."""
     return f"everwarm:message:{message}"
 
 
@@ -116,7 +116,7 @@ def warm(mode: str, revision: str) -> str:
 
 
 def mailbox(worker: str) -> str:
-    """Letters to one worker."""
+    """Messages to one worker alone (``workers.intake.mailbox``)."""
     return f"everwarm:mailbox:{worker}"
 
 

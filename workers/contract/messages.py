@@ -51,7 +51,7 @@ class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     architecture: str = "x86_64"
     package_type: str = "Zip"
     image_uri: str = ""
-    """Of a container-image function, as it was given."""
+    """Name of a container-image function's image, as it was given."""
     image_id: str = ""
     """What that name meant to the container engine when the function was created or updated."""
     entry_point: tuple[str, ...] = ()
@@ -136,7 +136,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Prepare(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A letter to a worker: have all ready that an invocation of this function would otherwise wait for."""
+    """A message to a worker: have all ready that an invocation of this function would otherwise wait for."""
 
     v: int = msgspec.field(default_factory=lambda: VERSION)
     spec: FunctionSpec
@@ -146,7 +146,7 @@ class Prepare(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How that ended."""
+    """How the preparation that a :class:`Prepare` asked for ended, on one worker."""
 
     v: int = msgspec.field(default_factory=lambda: VERSION)
     worker: str
@@ -184,22 +184,22 @@ def encode_batch(v: int, spec: bytes, code_url: str, invocations: list[Invocatio
 
 
 def decode_batch(data: bytes) -> Batch:
-    """Raises :class:`VersionMismatch`, or ``msgspec.DecodeError`` when the bytes are no batch."""
+    """Read a batch. Raises :class:`VersionMismatch`, or ``msgspec.DecodeError`` when the bytes are no batch."""
     return _decode(_batch, data)
 
 
 def decode_outcome(data: bytes) -> Outcome:
-    """Raises :class:`VersionMismatch`, or ``msgspec.DecodeError`` when the bytes are no outcome."""
+    """Read an outcome. Raises :class:`VersionMismatch`, or ``msgspec.DecodeError`` when the bytes are no outcome."""
     return _decode(_outcome, data)
 
 
 def decode_prepare(data: bytes) -> Prepare:
-    """Raises as :func:`decode_batch`."""
+    """Read a request to prepare a function. Raises as :func:`decode_batch`."""
     return _decode(_prepare, data)
 
 
 def decode_prepared(data: bytes) -> Prepared:
-    """Raises as :func:`decode_batch`."""
+    """Read the answer to such a request. Raises as :func:`decode_batch`."""
     return _decode(_prepared, data)
 
 

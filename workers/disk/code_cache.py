@@ -17,8 +17,7 @@ from typing import Final
 
 from workers.contract.archive import ArchiveError, Limits, extract_zip
 from workers.disk.removal import remove
-from workers.disk.uids import Identity, take
-from workers.environments.keeper import StartError
+from workers.disk.uids import Identity, take_identity
 
 _FETCH_S: Final = 30.0
 #: Unpacking was bounded when the zip was accepted; this machine may be slower, and must not fail for that.
@@ -28,6 +27,10 @@ _UNUSED_TREES: Final = 64
 _UNUSED_BYTES: Final = 1 << 30
 #: What a file takes beside its contents.
 _ENTRY_BYTES: Final = 4096
+
+
+class CodeUnavailable(Exception):
+    """A function's code could not be fetched or unpacked. The text is for the caller."""
 
 
 @dataclass(slots=True, eq=False)
@@ -58,14 +61,14 @@ class CodeCache:
         self._unused_bytes = unused_bytes
         self._lock = threading.Lock()
         self._trees: dict[str, Tree] = {}
-        """By SHA-256; those that nobody uses in the order in which they were used last."""
+        """Trees by SHA-256; those that nobody uses in the order in which they were used last."""
         self._fetching: dict[str, threading.Lock] = {}
         self._numbers = itertools.count()
 
     def use(self, sha256: str, url: str) -> Tree:
         """The tree of a zip, which stays until :meth:`release`. Different zips are fetched in parallel, one only once.
 
-        Raises :class:`StartError`; as root ``NoIdentity`` and ``OSError`` as well.
+        Raises :class:`CodeUnavailable`; as root ``NoIdentity`` and ``OSError`` as well.
         """
         with self._lock:
             found = self._find(sha256)
@@ -96,7 +99,7 @@ class CodeCache:
         return found
 
     def _find(self, sha256: str) -> Tree | None:
-        """Holding the lock: the tree, with one more user, unless something that tidies up has removed it."""
+        """The tree, with one more user, unless something that tidies up has removed it; the caller has the lock."""
         found = self._trees.get(sha256)
         if found is None:
             return None
@@ -109,7 +112,7 @@ class CodeCache:
         return found
 
     def release(self, tree: Tree) -> None:
-        """Its user is gone, and every process that could read it; may remove trees, which takes its time."""
+        """One user of the tree is gone, with every process that could read it; may remove trees, which takes its time."""
         if not tree.sha256:
             return
         with self._lock:
@@ -125,7 +128,7 @@ class CodeCache:
             _drop(unused)
 
     def _surplus(self) -> list[Tree]:
-        """Holding the lock: take the oldest trees out of the cache that are over its budget."""
+        """Take the oldest trees out of the cache that are over its budget; the caller has the lock."""
         unused = [tree for tree in self._trees.values() if not tree.users]
         size = sum(tree.size for tree in unused)
         going = []
@@ -145,7 +148,7 @@ class CodeCache:
             try:
                 summary = extract_zip(archive, unpacked, _LIMITS)
             except (ArchiveError, OSError) as error:
-                raise StartError(f"The function's code could not be unpacked: {error}") from error
+                raise CodeUnavailable(f"The function's code could not be unpacked: {error}") from error
             group = self._protect(unpacked)
             # Another tree of the same zip may be on its way out.
             target = self._directory / f"{sha256}-{next(self._numbers)}"
@@ -159,7 +162,7 @@ class CodeCache:
         if self._uids is None:
             tree.chmod(0o755)
             return None
-        group = take(self._uids)
+        group = take_identity(self._uids)
         try:
             os.chown(tree, 0, group.uid)
             tree.chmod(0o750)
@@ -169,7 +172,7 @@ class CodeCache:
         return group
 
     def close(self) -> None:
-        """Remove everything; nobody uses anything any more."""
+        """Remove all trees; nobody uses one any more."""
         with self._lock:
             trees = list(self._trees.values())
             self._trees.clear()
@@ -178,7 +181,7 @@ class CodeCache:
 
 
 def _drop(tree: Tree) -> None:
-    """Nobody uses it, and nobody finds it any more."""
+    """Remove a tree that nobody uses, and that the cache has no more."""
     try:
         remove(tree.path)
     finally:
@@ -197,6 +200,6 @@ def _download(url: str, sha256: str, target: Path) -> None:
     except (OSError, http.client.HTTPException, ValueError) as error:
         # The URL holds a signature: it stays out of the message.
         reason = getattr(error, "reason", error)
-        raise StartError(f"The function's code could not be fetched from the dispatcher: {reason}") from error
+        raise CodeUnavailable(f"The function's code could not be fetched from the dispatcher: {reason}") from error
     if digest.hexdigest() != sha256:
-        raise StartError("The function's code arrived damaged: its SHA-256 is wrong.")
+        raise CodeUnavailable("The function's code arrived damaged: its SHA-256 is wrong.")

@@ -52,7 +52,7 @@ def _empty(top: int) -> None:
 
 
 def _move_up(entry: "os.DirEntry[str]", directory: int, top: int, names: Iterator[str]) -> None:
-    """A directory becomes one of the top one's; anything else is removed."""
+    """Move a directory up to the top one; remove anything else."""
     if not entry.is_dir(follow_symlinks=False):
         os.unlink(entry.name, dir_fd=directory)
         return
@@ -61,7 +61,7 @@ def _move_up(entry: "os.DirEntry[str]", directory: int, top: int, names: Iterato
 
 
 def _each(directory: int, work: Callable[["os.DirEntry[str]"], None]) -> None:
-    """Do it with every entry; again and again, since there may be new ones, until it works for none."""
+    """Call ``work`` with every entry; again and again, since there may be new ones, until it works for none."""
     progress = True
     while progress:
         progress = False
@@ -77,7 +77,7 @@ def _each(directory: int, work: Callable[["os.DirEntry[str]"], None]) -> None:
 
 
 def _make_ours(name: str, parent: int | None) -> None:
-    """A function may take the rights from its directories; only their owner and root are asked for none."""
+    """Give the rights on a directory back, which a function may have taken away."""
     with contextlib.suppress(OSError):
         if stat.S_IMODE(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode) & stat.S_IRWXU != stat.S_IRWXU:
             os.chmod(name, stat.S_IRWXU, dir_fd=parent)

@@ -1,7 +1,7 @@
 """A worker's directory for everything that lives and dies with it; those of dead workers are removed at start.
 
-It is locked while its worker lives. The lock is taken before the directory gets the name that others look for, so that
-none of them can take a worker that is just starting for a dead one.
+A run directory is locked while its worker lives. The lock is taken before the directory gets the name that others look
+for, so that none of them can take a worker that is just starting for a dead one.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from workers.disk.removal import remove
 PREFIX: Final = "everwarm-worker-"
 _NEW_PREFIX: Final = "everwarm-new-"
 _LOCK: Final = "lock"
-#: A worker has long locked and renamed what it made.
+#: Younger directories are left alone: by this age a worker has long locked and renamed what it made.
 _NEW_S: Final = 600.0
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class RunDirectory:
         self.path = made.rename(place / (PREFIX + made.name.removeprefix(_NEW_PREFIX)))
 
     def close(self) -> None:
-        """Remove it."""
+        """Remove the directory."""
         remove(self.path)
         os.close(self._lock)
 
@@ -68,7 +68,7 @@ def _remove_dead(place: Path, remove_leftovers: Callable[[Path], None]) -> None:
 
 @contextlib.contextmanager
 def _dead(path: Path) -> Iterator[bool]:
-    """Whether it is a directory of ours whose worker is dead; then it is locked meanwhile."""
+    """Whether the directory is one of ours whose worker is dead; then it is locked meanwhile."""
     status = path.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
         yield False

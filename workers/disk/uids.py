@@ -1,8 +1,8 @@
 """User ids of local environments: one for each at a time, on this machine, whatever number of workers there is.
 
 An id is taken by locking a file named after it, in a directory that only root can look into. The kernel frees the lock
-when the worker dies; a file that is left means nothing, and the next worker removes it. (A name that everybody can take, such as a socket's or a port's,
-would let functions take all ids away.)
+when the worker dies; a file that is left means nothing, and the next worker removes it. (A name that everybody can take,
+such as a socket's or a port's, would let functions take all ids away.)
 """
 
 import fcntl
@@ -30,7 +30,7 @@ class Identity:
         self._lock = lock
 
     def close(self) -> None:
-        """Give it back, once; no process of this id may be left."""
+        """Give the id back, once; no process of this id may be left."""
         try:
             # Before the lock is gone: afterwards it may be somebody else's file.
             self._path.unlink(missing_ok=True)
@@ -38,7 +38,7 @@ class Identity:
             os.close(self._lock)
 
 
-def take(uids: range, directory: Path = DIRECTORY) -> Identity:
+def take_identity(uids: range, directory: Path = DIRECTORY) -> Identity:
     """Take any free id. Raises :class:`NoIdentity`, and ``OSError`` when the directory can't be had."""
     _make_private(directory)
     start = random.randrange(len(uids))  # noqa: S311 - spreads them, so that an id is not used again at once
@@ -60,18 +60,18 @@ def remove_leftovers(directory: Path = DIRECTORY) -> None:
 
 
 def _lock(path: Path) -> int | None:
-    """The descriptor that holds the file's lock; ``None``: another has it."""
+    """The descriptor with the file's lock; ``None`` when another has the lock."""
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # The lock of a file that its holder has just removed is worth nothing.
-        held = os.fstat(lock).st_nlink > 0
+        exists = os.fstat(lock).st_nlink > 0
     except BlockingIOError:
-        held = False
+        exists = False
     except BaseException:
         os.close(lock)
         raise
-    if not held:
+    if not exists:
         os.close(lock)
         return None
     return lock

@@ -1,6 +1,6 @@
 """How many environments a worker has room for: by number, by the memory that their functions may use, and by function.
 
-Pure decisions over what there is; :class:`workers.environments.keeper.Environments` acts on them.
+Pure decisions over what there is; :class:`workers.environments.keeper.EnvironmentKeeper` acts on them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,13 +11,13 @@ from workers.contract.messages import FunctionSpec
 
 
 class Occupant(Protocol):
-    """What counts of an environment."""
+    """What a budget needs to know of an environment."""
 
     last_use: float
 
     @property
     def spec(self) -> FunctionSpec:
-        """The revision it runs."""
+        """The revision that the environment runs."""
 
 
 One = TypeVar("One", bound=Occupant)
@@ -30,12 +30,12 @@ class Budget:
     environments: int
     memory_mb: int
     starts: int
-    """So many are started at a time; more wait for their turn."""
+    """How many environments are started at a time; more wait for their turn."""
     of_a_function: int | None = None
-    """Environments of one function version at most; ``None``: any number."""
+    """How many environments one function version may have; ``None``: any number."""
 
     def never(self, spec: FunctionSpec) -> str:
-        """Why a function can't run here at all, or empty."""
+        """Why a function can't run here at all; empty when it can."""
         if spec.memory_mb > self.memory_mb:
             return (
                 f"The function wants {spec.memory_mb} MB, and this worker's environments together may have "
@@ -44,7 +44,7 @@ class Budget:
         return ""
 
     def room_for(self, spec: FunctionSpec, all_: "Iterable[One]", idle: "Sequence[One]") -> "list[One] | None":
-        """Which idle ones must go so that one more fits, the least recently used first; ``None``: it does not fit yet."""
+        """Which idle environments must go so that one more fits, the least recently used first; ``None``: it does not fit yet."""
         everybody = list(all_)
         number = len(everybody) + 1 - self.environments
         memory_mb = sum(one.spec.memory_mb for one in everybody) + spec.memory_mb - self.memory_mb

@@ -1,7 +1,8 @@
 """One environment: a relay with a runtime, able to run one invocation at a time for one revision.
 
-It knows nothing of how the relay was started: a mode's starter ties it to a process or a container. Its methods block
-and are called by the thread that holds the lease; the link's callbacks come from the links' thread.
+An environment knows nothing of how its relay was started: a mode's starter attaches one, tied to a process or a
+container, before it sends START. Where every invocation gets a process of its own, the starter attaches a new relay for
+each. The methods block and are called by the thread that has the lease; the link's callbacks come from the links' thread.
 """
 
 import logging
@@ -9,14 +10,15 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
 from workers.contract.messages import FunctionSpec
 from workers.environments.leases import Lease
-from workers.execution.outcomes import TimedOut
-from workers.function_logs import Journal
+from workers.function_logs import LogBuffer
+from workers.link.answers import Answer, End, Event, Exited, LinkBroken, StartAnswer, Started, TimedOut
 from workers.link.loop_thread import LoopThread
-from workers.link.relay_link import Answer, End, Event, Exited, Link, LinkBroken, StartAnswer, Started
+from workers.link.relay_link import Link
 
 T = TypeVar("T")
 
@@ -32,13 +34,13 @@ class Relay(Protocol):
     link: Link
 
     def pause_reading(self) -> None:
-        """Take nothing more from it."""
+        """Take nothing more from the relay; on the links' thread."""
 
     def resume_reading(self) -> None:
-        """Undo that."""
+        """Undo :meth:`pause_reading`."""
 
     def close(self, patience_s: float = ...) -> Coroutine[Any, Any, object]:
-        """End it and its tree, by force after ``patience_s``; on the links' thread."""
+        """End the relay and its tree, by force after ``patience_s``; on the links' thread."""
 
 
 class EnvironmentBroken(Exception):
@@ -46,50 +48,55 @@ class EnvironmentBroken(Exception):
 
 
 class Interrupted(EnvironmentBroken):
-    """The worker stopped and ended it."""
+    """The worker stopped and ended the environment."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Attached:
+    """What an environment runs on from its start on."""
+
+    relay: Relay
+    log_buffer: LogBuffer
 
 
 class Environment:
-    """See the module's docstring. ``journal`` and ``relay`` are set by the starter before anything else is called."""
-
-    journal: Journal
-    relay: Relay
+    """An environment from the moment there is room for it; it runs on what :meth:`attach` was given."""
 
     def __init__(self, lease: Lease, loop: LoopThread, on_gone: Callable[["Environment"], None]) -> None:
         self.lease = lease
         self.init_ms = 0.0
-        """Set while the cold start has not been reported by an invocation."""
+        """How long the cold start took, until an invocation has reported it; else 0."""
         self.last_use = 0.0
         """Monotonic time; orders this worker's environments when room is needed."""
         self.give_back_by = 0.0
-        """Monotonic time at which the function's timeout for its latest invocation ends."""
-        self.retired = False
+        """Monotonic time at which the function's timeout for the latest invocation ends."""
         self.answered = False
-        """Its answer is out, and it was not handed back yet."""
-        self.edition = 0
-        """Of the hot-reload directory, when it was started."""
+        """The answer of the latest invocation is out, and the environment was not handed back yet."""
+        self.code_version = 0
+        """Which version of the hot-reload directory was there when the environment was started."""
         self.interrupted = False
-        """The worker stops and killed it."""
-        self._cut = False
-        """What runs in it is being ended, and it takes nothing more."""
-        self.promised = False
+        """The worker stops, and has the environment killed."""
+        self.leased_remotely = False
         """Another worker has just leased it for an invocation that is on its way here."""
+        self.gone = threading.Event()
+        """Set when the process tree is gone, and the link is closed."""
+        self.end: End | None = None
         self._loop = loop
         self._on_gone = on_gone
+        self._attached: _Attached | None = None
+        self._aborted = False
+        """What runs in it is being ended, and it takes nothing more."""
         self._started = False
         self._idle = threading.Event()
-        self.gone = threading.Event()
-        """Its process tree is gone, and the link is closed."""
-        self.end: End | None = None
 
     @property
     def id(self) -> str:
-        """Its name in Redis, and its container's label."""
+        """The environment's name in Redis, and its container's label."""
         return self.lease.environment
 
     @property
     def spec(self) -> FunctionSpec:
-        """The revision it runs."""
+        """The revision that the environment runs."""
         return self.lease.spec
 
     @property
@@ -98,15 +105,42 @@ class Environment:
         return self._started
 
     @property
+    def relay(self) -> Relay:
+        """The relay that was attached last."""
+        assert self._attached is not None, "a starter attaches a relay before anything is asked of it"
+        return self._attached.relay
+
+    @property
+    def log_buffer(self) -> LogBuffer:
+        """The buffer of what the runtime below the attached relay writes."""
+        assert self._attached is not None, "a starter attaches a log buffer before anything is written"
+        return self._attached.log_buffer
+
+    @property
     def memory_kb(self) -> int:
-        """Peak of the environment so far."""
+        """Peak of the environment's memory so far."""
         return self.relay.link.memory_kb
+
+    # For the starter
+
+    def attach(self, relay: Relay, log_buffer: LogBuffer) -> None:
+        """From here on the environment runs on this relay, which has not been sent START yet."""
+        self._attached = _Attached(relay, log_buffer)
+        self._idle.clear()
+
+    def reset(self) -> None:
+        """The process tree is gone, and the next one has not begun: the environment is idle, and not started."""
+        self._started = False
+        self._aborted = False
+        self.end = None
+        self.gone.clear()
+        self._idle.set()
 
     # Callbacks of the link
 
     def on_log(self, data: bytes) -> None:
         """The function wrote something."""
-        self.journal.write(data)
+        self.log_buffer.write(data)
 
     def on_idle(self) -> None:
         """The runtime, and every extension, asks for the next event."""
@@ -123,12 +157,12 @@ class Environment:
         self.gone.set()
         self._idle.set()
 
-    # For the thread that holds the lease
+    # For the thread that has the lease
 
     @property
     def usable(self) -> bool:
-        """Whether it asks for an event."""
-        return self._idle.is_set() and not self.gone.is_set() and not self._cut
+        """Whether the runtime asks for an event."""
+        return self._idle.is_set() and not self.gone.is_set() and not self._aborted
 
     def wait_started(self, timeout_s: float) -> StartAnswer | None:
         """How initialisation ended; ``None``: it has not, and the environment was killed. Raises :class:`EnvironmentBroken`."""
@@ -146,24 +180,13 @@ class Environment:
             self._idle.set()
         self.give_back_by = time.monotonic() + timeout_s
         answer: Future[Answer] = Future()
-        self._loop.call(self.relay.link.invoke, event, answer)
+        link = self.relay.link
+        self._loop.call(link.invoke, event, answer)
         found = self._wait(answer, timeout_s)
-        return TimedOut(self.spec.timeout_s, self.relay.link.memory_kb) if found is None else found
+        return TimedOut(self.spec.timeout_s, link.memory_kb) if found is None else found
 
-    def rest(self) -> None:
-        """Its process tree is gone, and the next one has not begun: it is idle, and not started."""
-        self._started = False
-        self._cut = False
-        self.end = None
-        self.gone.clear()
-        self._idle.set()
-
-    def begin(self) -> None:
-        """A new process tree is about to begin in it."""
-        self._idle.clear()
-
-    def answers(self, timeout_s: float) -> Callable[[], bool]:
-        """Ask its relay whether it runs (a container may be paused); what is returned waits for the answer."""
+    def ping(self, timeout_s: float) -> Callable[[], bool]:
+        """Ask the relay whether it runs (a container may be paused); what is returned waits for the answer."""
         pong: Future[None] = Future()
         self._loop.call(self.relay.link.ping, pong)
 
@@ -177,7 +200,7 @@ class Environment:
         return wait
 
     def idles_within(self, timeout_s: float) -> bool:
-        """Whether it asks for the next event in time; if not, nothing happens to it."""
+        """Whether the runtime asks for the next event in time; if not, nothing happens to it."""
         return self._idle.wait(timeout_s) and self.usable
 
     def wait_idle(self, timeout_s: float) -> bool:
@@ -188,24 +211,30 @@ class Environment:
 
     def kill(self) -> None:
         """Kill the process tree, and wait until it is gone."""
-        self._loop.call(self.journal.hurry)
-        self._loop.call(self.relay.link.kill)
+        relay = self.relay
+        self._loop.call(self.log_buffer.stop_pausing)
+        self._loop.call(relay.link.kill)
         if not self.gone.wait(KILL_S):
             log.warning("the relay did not kill its tree in time", extra={"environment": self.id})
-            self._loop.submit(self.relay.close(0.0))
+            self._loop.submit(relay.close(0.0))
             self.gone.wait(KILL_S)
 
-    def interrupt(self) -> None:
-        """The worker stops: end it whatever it does, which frees the thread that waits for it."""
-        self.interrupted = True
-        if hasattr(self, "relay"):  # otherwise it is about to start, and whoever starts it looks again
-            self._loop.call(self.relay.link.kill)
+    # For any thread
 
-    def cut(self) -> None:
-        """End what runs in it, without waiting for that: whoever waits for an answer learns that its process has gone."""
-        if hasattr(self, "relay"):
-            self._cut = True
-            self._loop.call(self.relay.link.kill)
+    def interrupt(self) -> None:
+        """The worker stops: end the environment whatever it does, which frees the thread that waits for it."""
+        self.interrupted = True
+        self._kill_soon()  # One that is about to start has no relay yet; whoever starts it looks whether the worker stops.
+
+    def abort(self) -> None:
+        """End what runs in the environment, without waiting: whoever waits for an answer learns that its process has gone."""
+        self._aborted = self._attached is not None
+        self._kill_soon()
+
+    def _kill_soon(self) -> None:
+        """Have the process tree killed, where there is one."""
+        if self._attached is not None:
+            self._loop.call(self._attached.relay.link.kill)
 
     def _wait(self, future: "Future[T]", timeout_s: float) -> T | None:
         try:

@@ -1,4 +1,4 @@
-"""Hot reload: how often a directory that is code has been edited, as far as it concerns the environments on it.
+"""Hot reload: how often a directory that is code has been edited, as far as that concerns the environments on it.
 
 The directory is asked when an environment is about to be leased, not watched in the background: so the invocation after
 an edit is the one that gets a fresh process, however soon it comes. The kernel keeps the events meanwhile, in their order:
@@ -16,7 +16,7 @@ from typing import Final
 from watchfiles import Change, watch
 
 _ASK_MS: Final = 5
-#: A machine that does not show the mark in this time is asked no longer.
+#: How long a machine is waited for that does not show the mark.
 _MARK_S: Final = 2.0
 #: What runtimes write themselves beside the code.
 _IGNORED: Final = "__pycache__"
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class HotReload:
-    """Counts the edits of every directory it was asked about."""
+    """Counts the edits of every directory that it was asked about."""
 
     def __init__(self, place: Path) -> None:
         """``place`` is a directory of the worker's own, for the marks."""
@@ -33,8 +33,8 @@ class HotReload:
         self._lock = threading.Lock()
         self._directories: dict[str, _Directory] = {}
 
-    def edition(self, path: str) -> int:
-        """A number that grows with edits; 0 for the empty path."""
+    def code_version(self, path: str) -> int:
+        """The version of the code in a directory: a number that grows with edits; 0 for the empty path."""
         if not path:
             return 0
         with self._lock:
@@ -42,7 +42,7 @@ class HotReload:
             if directory is None:
                 marks = Path(tempfile.mkdtemp(prefix="edits-", dir=self._place))
                 directory = self._directories[path] = _Directory(path, marks)
-        return directory.edition()
+        return directory.code_version()
 
     def close(self) -> None:
         """Stop listening."""
@@ -52,7 +52,7 @@ class HotReload:
 
 
 def identity(path: str) -> int:
-    """Which directory has this path: 0 for the empty path, and for one that is not on this machine.
+    """Tells which directory has this path: 0 for the empty path, and for one that is not on this machine.
 
     For processes that read the code anew each time, from a mount that stays on the directory that was there at first.
     """
@@ -69,21 +69,21 @@ class _Directory:
         self._number = 0
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._edition = 1
+        self._code_version = 1
         self._changes: Iterator[set[tuple[Change, str]]] | None = None
 
-    def edition(self) -> int:
+    def code_version(self) -> int:
         with self._lock:
             try:
                 if self._ask():
-                    self._edition += 1
+                    self._code_version += 1
                     log.info("code was edited", extra={"path": self._path})
             except (OSError, StopIteration) as error:
-                # The directory is gone, or was replaced: whatever is there now is another edition.
+                # The directory is gone, or was replaced: whatever is there now counts as another version.
                 self._changes = None
-                self._edition += 1
+                self._code_version += 1
                 log.info("code directory can't be watched", extra={"path": self._path, "error": str(error)})
-            return self._edition
+            return self._code_version
 
     def _ask(self) -> bool:
         if self._changes is None:

@@ -1,21 +1,22 @@
 """Leases: the exclusive right to use one environment.
 
 Words: an environment *belongs* to the worker that started it, and only that worker ever runs on it. Its record in Redis
-is ``starting``, ``idle`` or ``leased``. The worker *holds* it from ``register``, ``lease`` or ``accept`` to ``release``.
-Another worker may only ``acquire`` it: lease it in Redis, and *move* a batch there by a letter to the mailbox of the
-worker that owns it.
+is ``starting``, ``idle`` or ``leased``. The worker *owns the lease* from ``register``, ``lease`` or ``accept`` to
+``release``. Another worker may only ``acquire`` it: lease the environment in Redis, and *move* a batch there by a message
+to the mailbox of the worker that the environment belongs to.
 
-So two copies of the truth stand beside each other, and each has its field. The worker knows better whether it holds an
-environment: what it holds is leased, whatever Redis says. Redis knows better who was first: what the worker knows to be
-idle may be promised by then, and its letter on the way. Each change of holder raises the *generation*, and by it
-both sides see who is behind:
+So there are two copies of the truth, and each is the better one about something. The worker knows better whether it owns
+a lease: what it owns is leased, whatever Redis says. Redis knows better who was first: what the worker knows to be idle
+may be leased by another worker already, whose message is on the way. Each change of owner raises the *generation*, and
+by comparing generations both sides see which copy is behind:
 
-* the record's is higher: somebody acquired it; the worker leaves it alone until the letter comes, or until the lease ends
-  without one (the letter was lost: ``sweep`` names it, ``reclaim`` takes it back);
-* the worker's is higher, or there is no record: Redis was lost, or lost its last writes; the record is written anew.
+* The record's is higher when another worker acquired the environment. The worker leaves the environment alone until the
+  message comes, or until the lease ends without one (the message was lost: ``sweep`` names the environment, ``reclaim``
+  takes it back).
+* The worker's is higher, or there is no record, when Redis was lost, or lost its last writes. The record is written anew.
 
 Redis' ``TIME`` is the only clock. A late owner (older generation, other token) changes nothing. A script may be run
-twice, since its answer can be lost with a connection. Several threads use one :class:`Lease`: its lock makes the copy
+twice, because its answer can be lost with a connection. Several threads use one :class:`Lease`: its lock makes the copy
 and the record change together.
 """
 
@@ -31,11 +32,11 @@ from workers.redis_client import Store, Unavailable
 
 #: How long a record lives unrenewed: what a killed worker leaves in Redis is gone after it.
 RECORD_MS: Final = 120_000
-#: How long a lease lasts unrenewed; a worker renews those it holds every few seconds.
+#: How long a lease lasts unrenewed; a worker renews those it owns every few seconds.
 LEASE_MS: Final = 30_000
-#: How long an acquired environment waits for its letter. After it nobody waits for a synchronous call any more.
+#: How long an acquired environment waits for its message. After that nobody waits for a synchronous call any more.
 MOVE_MS: Final = 10_000
-#: How long letters lie in a mailbox that nobody reads.
+#: How long messages lie in a mailbox that nobody reads.
 MAILBOX_MS: Final = 60_000
 
 
@@ -49,7 +50,7 @@ class Lease:
     worker: str
     generation: int = 0
     owner: str = ""
-    """Token of the attempt that has it; empty while idle."""
+    """Token of the attempt that has the lease; empty while the environment is idle."""
     state: str = "starting"
     """``starting``, ``leased``, ``idle``, or ``retired``: its record must not come back."""
     unsure: bool = False
@@ -58,8 +59,8 @@ class Lease:
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     @property
-    def held(self) -> bool:
-        """Whether the worker runs on it."""
+    def is_owned(self) -> bool:
+        """Whether this worker owns the lease, and so may run on the environment."""
         return self.state in ("starting", "leased")
 
     def keys(self) -> list[str]:
@@ -102,10 +103,10 @@ class Leases:
         self._move_ms = move_ms
 
     def new(self, environment: str, spec: FunctionSpec) -> Lease:
-        """That of an environment of this worker, which has no record yet."""
+        """The lease of a new environment of this worker, which has no record yet."""
         return Lease(environment, spec, self._mode, self._worker)
 
-    # Holding
+    # Owning
 
     def register(self, lease: Lease, state: str, owner: str) -> None:
         """Write the record: before the environment exists (``starting``), or once it is ``leased`` or ``idle``.
@@ -145,16 +146,19 @@ class Leases:
             [lease.environment, state, owner, lease.generation, self._lease_ms, RECORD_MS, *fields],
         )
         if answer == "newer":
-            lease.generation -= 1  # The copy stays behind the record: that is how it shows.
+            # Another worker has acquired the environment. The copy keeps its lower generation, because that is how this
+            # worker sees from now on that it is behind.
+            lease.generation -= 1
         else:
             lease.generation = int(answer)
         lease.unsure = False
 
     def lease(self, lease: Lease, owner: str) -> bool:
-        """Take an environment that this worker knows to be idle, and that no other thread takes.
+        """Lease an environment that this worker knows to be idle, and that no other thread leases.
 
-        False when another worker has leased it just before: nothing has changed, and its letter is on the way. While
-        Redis is gone the answer is True: it is ours whatever Redis says, and the claim waits for Redis.
+        False when another worker has leased it just before: nothing has changed, and that worker's message is on the way.
+        While Redis is gone the answer is True: the environment is this worker's whatever Redis says, and the claim waits
+        for Redis.
         """
         with lease.lock:
             if lease.state != "idle":
@@ -171,7 +175,7 @@ class Leases:
                 lease.generation = int(answer)
                 lease.unsure = False
             except Unavailable:
-                # It may have been leased without an answer: what comes next must be later than that.
+                # Redis may have leased it and the answer was lost: what comes next must be later than that.
                 lease.generation += 1
                 lease.unsure = True
             lease.owner = owner
@@ -179,7 +183,7 @@ class Leases:
             return True
 
     def release(self, lease: Lease) -> None:
-        """Hand it back, and stamp its last use; the copy is idle, also when Redis is gone."""
+        """Hand an environment back, and stamp its last use; the copy is idle, also when Redis is gone."""
         with lease.lock:
             try:
                 if lease.unsure or self._release(lease) in ("gone", "older"):
@@ -190,7 +194,7 @@ class Leases:
             lease.state = "idle"
 
     def _release(self, lease: Lease) -> str:
-        """``foreign`` is nothing to mend: it was acquired since, or its lease ends and is reclaimed."""
+        """The script's word; ``foreign`` is nothing to mend: another worker has acquired it, or its lease ends and is reclaimed."""
         return self._store.word("release", lease.keys(), [lease.environment, lease.owner, lease.generation, RECORD_MS])
 
     # Sharing
@@ -213,10 +217,10 @@ class Leases:
         return None if answer == "none" else answer
 
     def accept(self, lease: Lease, owner: str, generation: int) -> bool:
-        """A letter has come for an environment that no other thread takes: whether its batch has the lease.
+        """A message has come for an environment that no other thread leases: whether its batch has the lease.
 
-        False when this worker holds it already, or the lease ended before the letter came: the batch is then one as any
-        other. When Redis is gone this raises, and may be asked again.
+        False when this worker owns the lease already, or when the other worker's lease ended before the message came: the
+        batch then needs an environment like any other. Raises what Redis raises when it is gone; accepting may be repeated.
         """
         with lease.lock:
             if lease.state != "idle":
@@ -236,7 +240,7 @@ class Leases:
             return True
 
     def reclaim(self, lease: Lease) -> bool:
-        """Take back an idle environment whose lease has ended without a letter; whether it is idle in Redis now."""
+        """Take back an idle environment whose lease has ended without a message; whether it is idle in Redis now."""
         with lease.lock:
             if lease.state != "idle":
                 return False
@@ -256,8 +260,8 @@ class Leases:
     # Ending
 
     def retire(self, lease: Lease) -> str:
-        """Take it out of service, if nobody has it: ``retired``, ``gone`` (no record, so nobody has it either), or
-        ``foreign``: another worker has leased it, and it must be kept for the letter.
+        """Take an environment out of service, if nobody has it: ``retired``, ``gone`` (no record, so nobody has it either), or
+        ``foreign``: another worker has leased it, and it must be kept for the message.
         """
         with lease.lock:
             answer = self._store.word(
@@ -270,9 +274,9 @@ class Leases:
             return answer
 
     def remove(self, lease: Lease) -> None:
-        """It is no more (dead, or its worker ends): take the record away, whoever has leased it.
+        """Take away the record of an environment that is dead, or whose worker ends, whoever has leased it.
 
-        When Redis is gone the record ends by itself; it does not come back.
+        When Redis is gone the record expires by itself, and is not written again.
         """
         with lease.lock:
             lease.state = "retired"
@@ -281,7 +285,7 @@ class Leases:
     # Upkeep
 
     def renew(self, leases: Iterable[Lease]) -> list[str]:
-        """Say that they are all alive, and move the deadlines of those that are held.
+        """Say that all these environments are alive, and move the deadlines of the leases that are owned.
 
         Answers the environments of which Redis has no record, or one that contradicts: they are to be restored.
         """
@@ -290,7 +294,7 @@ class Leases:
         arguments: list[str | int] = [RECORD_MS, self._lease_ms]
         for lease in named:
             names += [keys.environment(lease.environment), keys.warm(self._mode, lease.spec.revision)]
-            arguments += [lease.environment, lease.generation, lease.owner if lease.held else ""]
+            arguments += [lease.environment, lease.generation, lease.owner if lease.is_owned else ""]
         missing: list[bytes] = self._store.run("renew", names, arguments)
         return [name.decode() for name in missing]
 

@@ -8,21 +8,21 @@ from workers.contract.messages import FunctionSpec, Invocation
 from workers.execution.claims import AFTERLIFE_MS, Claims
 
 
-class Running:
-    """Added to when an attempt is claimed, removed from when its outcome is delivered."""
+class RunningAttempts:
+    """The claimed attempts whose outcome was not delivered yet, by request id."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._attempts: dict[str, tuple[FunctionSpec, Invocation, str, float]] = {}
 
     def add(self, spec: FunctionSpec, invocation: Invocation, environment: str) -> None:
-        """It was claimed."""
+        """The invocation's attempt was claimed, to run on the environment of this id."""
         with self._lock:
             end = time.monotonic() + spec.timeout_s
             self._attempts[invocation.request_id] = (spec, invocation, environment, end)
 
     def remove(self, invocation: Invocation) -> None:
-        """Its outcome was delivered."""
+        """The attempt's outcome was delivered."""
         with self._lock:
             self._attempts.pop(invocation.request_id, None)
 
@@ -39,7 +39,7 @@ class Running:
             return True
 
     def rejoin(self, claims: Claims) -> None:
-        """Record all of them again."""
+        """Record all of them in Redis again."""
         with self._lock:
             attempts = list(self._attempts.values())
         for spec, invocation, environment, end in attempts:

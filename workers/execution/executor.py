@@ -1,6 +1,7 @@
 """From a batch to outcomes: claim each invocation, run it on a leased environment, deliver how it ended.
 
-How the invocations arrived is not its business (:mod:`workers.intake.tasks`), nor how environments come to be (the modes).
+How the invocations arrived is not the executor's business (:mod:`workers.intake`), nor how environments come to be (the
+modes).
 """
 
 import logging
@@ -12,18 +13,19 @@ from typing import Final, Literal
 
 from workers.contract.messages import Batch, FunctionSpec, Invocation, Outcome, encode
 from workers.environments.environment import Environment, EnvironmentBroken, Interrupted, deadline_ms
-from workers.environments.keeper import Environments, FunctionFault, Moved, NoRoom, Order, StartError, Stopping
-from workers.execution.attempts import Running
-from workers.execution.batch_ownership import Holding
+from workers.environments.keeper import EnvironmentKeeper, EnvironmentRequest, Moved, NoRoom
+from workers.environments.starter import FunctionFault, StartError, Stopping
+from workers.execution.attempts import RunningAttempts
+from workers.execution.batch_ownership import BatchOwnership
 from workers.execution.claims import Claims, member
-from workers.execution.outcomes import Ending, TimedOut, end_lines, ending, failure, start_line, used_mb
-from workers.link.relay_link import Answer, Event, Exited, InitFailed, NotIdle, Started
+from workers.execution.outcomes import Ending, end_lines, ending, failure, start_line, used_mb
+from workers.link.answers import Answer, Event, Exited, InitFailed, NotIdle, Started, TimedOut
 from workers.redis_client import Store, Unavailable
 
 #: AWS gives initialisation this long; on overrun it runs again inside the first invocation, under the function's timeout.
 INIT_S: Final = 10.0
 _REDIS_PAUSE_S: Final = 0.1
-#: A runtime that asks for the next event within it is not worth a round trip of its own.
+#: How long to wait for a runtime to ask for its next event, so that outcome and next claim share one round trip.
 _QUICK_S: Final = 0.005
 
 log = logging.getLogger(__name__)
@@ -39,10 +41,10 @@ class Executor:
     def __init__(
         self,
         claims: Claims,
-        environments: Environments,
+        environments: EnvironmentKeeper,
         store: Store,
-        running: Running,
-        holding: Holding,
+        attempts: RunningAttempts,
+        ownership: BatchOwnership,
         *,
         worker: str,
         init_timeout_s: float,
@@ -51,32 +53,32 @@ class Executor:
         self._claims = claims
         self._environments = environments
         self._store = store
-        self._running = running
-        self._holding = holding
+        self._attempts = attempts
+        self._ownership = ownership
         self._worker = worker
         self._init_s = min(INIT_S, init_timeout_s)
         self._response_limit = response_limit
 
-    def run(self, batch: Batch) -> None:
+    def run_batch(self, batch: Batch) -> None:
         """Run the invocations in series, on one environment as long as it lasts; here, or where one is idle."""
-        self._run(_Work(batch, deque(batch.invocations), movable=True))
+        self._run_work(_Work(batch, deque(batch.invocations), movable=True))
 
-    def run_moved(self, batch: Batch, environment: Environment | None) -> None:
+    def run_moved_batch(self, batch: Batch, environment: Environment | None) -> None:
         """Run what another worker sent here, on the environment that it leased for it, if that can still be used."""
-        self._run(_Work(batch, deque(batch.invocations), given=environment))
+        self._run_work(_Work(batch, deque(batch.invocations), given=environment))
 
-    def _run(self, work: "_Work") -> None:
-        self._holding.begin(work.batch.id)
+    def _run_work(self, work: "_Work") -> None:
+        self._ownership.acquire(work.batch.id)
         try:
             self._run_all(work)
         finally:
-            self._holding.end(work.batch.id)
+            self._ownership.release(work.batch.id)
 
     def _run_all(self, work: "_Work") -> None:
         while work.pending:
             first = work.pending[0]
             try:
-                self._take_and_run(work, first)
+                self._lease_and_run(work, first)
             except Unavailable as error:
                 # What was not claimed may be repeated, by us while there is time, or by who published it.
                 if time.time() * 1000 < first.claim_by_ms:
@@ -87,14 +89,14 @@ class Executor:
                     log.warning("batch dropped: Redis is gone", extra={"error": str(error)})
                     return
 
-    def _take_and_run(self, work: "_Work", first: Invocation) -> None:
+    def _lease_and_run(self, work: "_Work", first: Invocation) -> None:
         try:
-            with self._environments.take(self._order(work, first)) as environment:
+            with self._environments.lease(self._environment_request(work, first)) as environment:
                 self._run_on(environment, work)
         except NotOurs:
             work.pending.popleft()
         except Moved as error:
-            self._holding.move(work.batch.id, error.worker)
+            self._ownership.transfer(work.batch.id, error.worker)
             work.pending.clear()
         except NoRoom:
             # Whoever published them sends them again; but what is claimed here is nobody else's to answer.
@@ -104,9 +106,9 @@ class Executor:
         except _InitOverrun:
             work.overran = True
         except (Stopping, Interrupted) as error:
-            self._stop(work, error)
+            self._give_back(work, error)
         except FunctionFault as error:
-            self._blame(work, error)
+            self._answer_fault(work, error)
         except StartError as error:
             self._refuse(work, error.code, str(error))
         except EnvironmentBroken as error:
@@ -118,33 +120,35 @@ class Executor:
             log.exception("an invocation failed", extra={"request_id": first.request_id})
             self._refuse(work, "ServiceException", "An internal error occurred.")
 
-    def _order(self, work: "_Work", first: Invocation) -> Order:
+    def _environment_request(self, work: "_Work", first: Invocation) -> EnvironmentRequest:
         given, work.given = work.given, None
         # What is claimed here stays here.
         movable = work.movable and work.claimed != first.request_id
-        return Order(
+        return EnvironmentRequest(
             spec=work.batch.spec,
             owner=member(first),
             code_url=work.batch.code_url,
             claim_by_ms=first.claim_by_ms,
-            hold=partial(self._hold, work, first),
-            letter=partial(_letter, work) if movable else None,
-            given=given,
+            reserve=partial(self._reserve, work, first),
+            message=partial(_move_message, work) if movable else None,
+            leased=given,
         )
 
-    def _hold(self, work: "_Work", invocation: Invocation, environment: str) -> None:
-        # It is claimed already when the first environment did not take the event.
+    def _reserve(self, work: "_Work", invocation: Invocation, environment: str) -> None:
+        # The invocation is claimed already when the first environment did not take the event.
         if work.claimed != invocation.request_id and self._claims.hold(invocation, environment) != "held":
             raise NotOurs
 
-    def _stop(self, work: "_Work", error: Exception) -> None:
-        """The worker stops: events go back to the ledger as they are, whether claimed or not."""
+    def _give_back(self, work: "_Work", error: Exception) -> None:
+        """Give events back to the ledger as they are, claimed or not, because the worker stops; calls get an error."""
         if not work.batch.id:
             self._refuse(work, "ServiceException", str(error))
         while work.batch.id and work.pending:
-            self._deliver(work, self._other(work.batch.spec, work.pending[0], "interrupted"))
+            self._deliver(work, self._unfinished_outcome(work.batch.spec, work.pending[0], "interrupted"))
 
-    def _other(self, spec: FunctionSpec, invocation: Invocation, kind: Literal["interrupted", "throttled"]) -> Outcome:
+    def _unfinished_outcome(
+        self, spec: FunctionSpec, invocation: Invocation, kind: Literal["interrupted", "throttled"]
+    ) -> Outcome:
         return Outcome(
             request_id=invocation.request_id,
             attempt=invocation.attempt,
@@ -155,17 +159,17 @@ class Executor:
         )
 
     def _refuse(self, work: "_Work", code: str, message: str) -> None:
-        """The platform can't run it: claim it all the same, so that exactly one answer is given."""
+        """Answer the first invocation, which the platform can't run; claimed before, so that exactly one answer is given."""
         if not work.pending:
-            return  # It was answered before.
+            return  # Every invocation has its answer.
         invocation = work.pending[0]
         if self._claim(work, invocation, ""):
             self._deliver(work, _system_error(work.batch.spec, invocation, self._worker, code, message))
         else:
             work.pending.popleft()
 
-    def _blame(self, work: "_Work", error: FunctionFault) -> None:
-        """The function's code can't be started: that is its answer."""
+    def _answer_fault(self, work: "_Work", error: FunctionFault) -> None:
+        """Answer the first invocation with the reason why the function's own code can't be started."""
         invocation = work.pending[0]
         if not self._claim(work, invocation, ""):
             work.pending.popleft()
@@ -200,11 +204,11 @@ class Executor:
                 work.pending.popleft()
                 continue
             try:
-                outcome = self._attempt(environment, work, invocation)
+                outcome = self._run_attempt(environment, work, invocation)
             except NotIdle:
                 return  # The event was not sent: another environment takes it.
             if len(work.pending) == 1:
-                self._environments.answered(environment)
+                self._environments.mark_answered(environment)
             elif not self._environments.single_use and environment.idles_within(_QUICK_S):
                 self._deliver_and_claim(work, outcome, environment.id)
                 continue
@@ -221,31 +225,36 @@ class Executor:
 
     def _claimed(self, work: "_Work", invocation: Invocation, environment: str, word: str) -> bool:
         if word == "throttled":
-            self._claims.finish(work.batch.spec, invocation, self._other(work.batch.spec, invocation, "throttled"))
+            self._claims.finish(
+                work.batch.spec, invocation, self._unfinished_outcome(work.batch.spec, invocation, "throttled")
+            )
         if word != "run":
             return False
         work.claimed = invocation.request_id
-        self._running.add(work.batch.spec, invocation, environment)
+        self._attempts.add(work.batch.spec, invocation, environment)
         return True
 
     def _deliver(self, work: "_Work", outcome: Outcome) -> None:
         invocation = work.pending.popleft()
         work.overran = False
         self._claims.finish(work.batch.spec, invocation, outcome)
-        self._running.remove(invocation)
+        self._attempts.remove(invocation)
 
     def _deliver_and_claim(self, work: "_Work", outcome: Outcome, environment: str) -> None:
-        """One went well, and the environment waits for the next: half the round trips of a message."""
+        """Deliver one outcome and claim the next invocation for the same environment, in one round trip instead of two."""
         ended = work.pending.popleft()
         following = work.pending[0]
         work.overran = False
         word = self._claims.finish_and_run(work.batch.spec, ended, outcome, following, environment)
-        self._running.remove(ended)
+        self._attempts.remove(ended)
         if not self._claimed(work, following, environment, word):
             work.pending.popleft()
 
     def _initialise(self, environment: Environment, work: "_Work") -> bool:
-        """Whether the runtime asks for an event; if not, the first invocation is answered with the reason."""
+        """Wait until the runtime asks for an event: whether it does. If not, the first invocation is over.
+
+        Raises :class:`_InitOverrun` when that takes longer than AWS gives it, the first time.
+        """
         spec, invocation = work.batch.spec, work.pending[0]
         if work.overran and not self._claim(work, invocation, environment.id):
             work.pending.popleft()
@@ -254,7 +263,7 @@ class Executor:
         answer = environment.wait_started(spec.timeout_s if work.overran else self._init_s)
         if isinstance(answer, Started):
             work.spent_s = time.monotonic() - began if work.overran else 0.0
-            self._environments.started(environment)
+            self._environments.mark_started(environment)
             return True
         if answer is None and not work.overran:
             raise _InitOverrun
@@ -262,11 +271,11 @@ class Executor:
             work.pending.popleft()
             return False
         failed = TimedOut(spec.timeout_s, environment.memory_kb) if answer is None else answer
-        environment.journal.begin(start_line(invocation.request_id, spec.version))
+        environment.log_buffer.begin_invocation(start_line(invocation.request_id, spec.version))
         self._deliver(work, self._outcome(environment, invocation, failed, (time.monotonic() - began) * 1000))
         return False
 
-    def _attempt(self, environment: Environment, work: "_Work", invocation: Invocation) -> Outcome:
+    def _run_attempt(self, environment: Environment, work: "_Work", invocation: Invocation) -> Outcome:
         """Hand the event to the runtime, and wait for the end."""
         spec = work.batch.spec
         timeout_s = max(spec.timeout_s - work.spent_s, 0.001)
@@ -274,7 +283,7 @@ class Executor:
             payload = self._payload(invocation)
         except LookupError as error:
             return _system_error(spec, invocation, self._worker, "ServiceException", str(error))
-        environment.journal.begin(start_line(invocation.request_id, spec.version))
+        environment.log_buffer.begin_invocation(start_line(invocation.request_id, spec.version))
         began = time.perf_counter()
         event = Event(
             request_id=invocation.request_id,
@@ -328,7 +337,7 @@ class Executor:
             kind="success" if found.success else "function_error",
             payload=found.body,
             error_type=found.error_type,
-            log_tail=environment.journal.end(found.log_lines + lines),
+            log_tail=environment.log_buffer.end_invocation(found.log_lines + lines),
             version=spec.version,
             worker=self._worker,
             environment=environment.id,
@@ -345,14 +354,14 @@ def _now_ms() -> int:
 
 @dataclass(slots=True)
 class _Work:
-    """How far a batch is."""
+    """A batch, and how far it was run."""
 
     batch: Batch
     pending: deque[Invocation]
     movable: bool = False
-    """Another worker may run it."""
+    """Whether another worker may run the batch."""
     given: Environment | None = None
-    """The environment that another worker leased for it."""
+    """The environment of this worker that another worker has leased for the batch."""
     claimed: str = ""
     """Request id of the first pending one, once it is claimed."""
     overran: bool = False
@@ -361,7 +370,7 @@ class _Work:
     """What that second initialisation took of the first invocation's time."""
 
 
-def _letter(work: _Work) -> bytes:
+def _move_message(work: _Work) -> bytes:
     batch = work.batch
     return encode(
         Batch(v=batch.v, id=batch.id, spec=batch.spec, code_url=batch.code_url, invocations=list(work.pending))

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from workers.link.relay_link import Answer, Exited, FunctionError, InitFailed, Response
-
-TAIL_BYTES: Final = 4096
+from workers.link.answers import Answer, Exited, FunctionError, InitFailed, Response, TimedOut
 
 #: Go's words for signals, which AWS shows.
 _SIGNALS: Final = {
@@ -33,14 +31,6 @@ _SIGNALS: Final = {
     signal.SIGALRM: "alarm clock",
     signal.SIGTERM: "terminated",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class TimedOut:
-    """The function's time was up, and its process tree was killed."""
-
-    timeout_s: float
-    memory_kb: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +113,7 @@ def start_line(request_id: str, version: str) -> str:
 def end_lines(
     request_id: str, duration_ms: float, memory_mb: int, used_mb: int, init_ms: float, *, timed_out: bool = False
 ) -> str:
-    """END and REPORT; ``init_ms`` over 0 only after a cold start."""
+    """The last log lines of an invocation, END and REPORT; ``init_ms`` is over 0 only after a cold start."""
     init = f"Init Duration: {init_ms:.2f} ms\t" if init_ms else ""
     status = "Status: timeout\t" if timed_out else ""
     return (
@@ -134,5 +124,5 @@ def end_lines(
 
 
 def used_mb(memory_kb: int) -> int:
-    """The figure in REPORT."""
+    """``Max Memory Used`` of REPORT, in MB."""
     return max(1, math.ceil(memory_kb / 1024))

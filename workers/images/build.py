@@ -19,12 +19,12 @@ from workers.images.recipes import Recipe, UnknownRecipe
 from workers.images.rootfs import BuildError, archive, cache_directory
 from workers.images.state import state
 
-#: Half of a build is waiting for downloads.
+#: Builds at a time; two even on one core, because half of a build is waiting for downloads.
 _AT_A_TIME: Final = 2
 
 
 def build(engine: Engine, runtimes: Sequence[str], registry: str, cache: Path) -> Iterator[str]:
-    """Build what is not there as its recipe is now; one line for each image, as they are done.
+    """Build the images that the engine lacks as their recipes are now; yields a line for each image, as they are done.
 
     Raises ``UnknownRecipe``, ``BuildError`` and ``EngineError``; the images after the first that fails are not begun.
     """
@@ -52,7 +52,7 @@ def _image(engine: Engine, recipe: Recipe, registry: str, cache: Path, named: bo
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command; its exit status."""
+    """Run the command; answers its exit status."""
     parser = argparse.ArgumentParser(prog="everwarm images build", description="Build runtime images.")
     parser.add_argument("--registry", default=AWS_REGISTRY, help="what the images' names begin with (%(default)s)")
     parser.add_argument("runtime", nargs="*", help=f"what to build (all): {', '.join(recipes.runtimes())}")

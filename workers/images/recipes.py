@@ -28,9 +28,9 @@ class Recipe:
     packages: tuple[str, ...]
     layers: tuple[Path, ...]
     variables: dict[str, str]
-    """For the layers' scripts."""
+    """Variables for the layers' scripts."""
     compile_packages: tuple[str, ...]
-    """What the layers' ``compile`` scripts need in a root file system of their own; none: nothing is compiled."""
+    """Packages that the layers' ``compile`` scripts need in a root file system of their own; none: nothing is compiled."""
     digest: str
     """Hash of everything above, of the layers' files and of the machine's architecture."""
 
@@ -55,7 +55,7 @@ def directory() -> Path:
 
 
 def runtimes(recipes: Path | None = None) -> list[str]:
-    """All that there are recipes for."""
+    """The runtimes that there are recipes for."""
     return sorted(file.name.removesuffix(".toml") for file in (recipes or directory()).glob("*.toml"))
 
 
@@ -84,12 +84,12 @@ def _in_layers(layers: tuple[Path, ...], name: str) -> Iterator[Path]:
 
 
 def _files(layer: Path) -> list[Path]:
-    """All but what an installation has compiled."""
+    """The files of a layer, without what an installation has compiled."""
     return sorted(path for path in layer.rglob("*") if path.is_file() and path.parent.name != "__pycache__")
 
 
 def _digest(file: Path, layers: tuple[Path, ...]) -> str:
-    """Names and contents; not modes nor times, which differ between checkouts and installations."""
+    """Hash over names and contents; not over modes and times, which differ between checkouts and installations."""
     state = hashlib.sha256(f"{_FORMAT} {platform.machine()} {file.name}\0".encode())
     state.update(file.read_bytes())
     for layer in layers:

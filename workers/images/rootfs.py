@@ -39,7 +39,7 @@ def cache_directory(environ: Mapping[str, str]) -> Path:
 
 
 def archive(recipe: Recipe, cache: Path) -> Path:
-    """Where the root file system of a recipe is in the cache; built when it is not there. Raises :class:`BuildError`."""
+    """Path of a recipe's root file system in the cache; built when it is not there. Raises :class:`BuildError`."""
     target = cache / f"{recipe.runtime}-{recipe.digest}.tar"
     if target.is_file():
         target.touch()
@@ -112,7 +112,7 @@ def _mmdebstrap(recipe: Recipe, scratch: Path, target: str, packages: tuple[str,
 
 
 def _pack(recipe: Recipe, layer: Path, target: Path) -> None:
-    """A layer's files as root's, with modes that do not depend on how the checkout or the installation was made."""
+    """Pack a layer's files as root's, with modes that do not depend on how the checkout or the installation was made."""
     with tarfile.open(target, "w") as packed:
         for path in recipe.files(layer):
             entry = packed.gettarinfo(path, str(path.relative_to(layer / "root")))
@@ -125,7 +125,7 @@ def _pack(recipe: Recipe, layer: Path, target: Path) -> None:
 
 
 def _forget_old(cache: Path) -> None:
-    """Archives that nobody uses any more, and what builds that were killed have left."""
+    """Remove archives that nobody uses any more, and what builds that were killed have left."""
     now = time.time()
     for file in cache.glob("*.tar"):
         if file.stat().st_mtime < now - _KEPT_S:

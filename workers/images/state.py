@@ -27,7 +27,7 @@ def state(engine: Engine, name: str, digest: str) -> str:
 
 
 def document(registry: str) -> dict[str, Any]:
-    """All images that there are recipes for."""
+    """The document: all images that there are recipes for, with their states."""
     found = [recipes.read(runtime) for runtime in recipes.runtimes()]
     try:
         engine, problem = Engine.connect(), ""

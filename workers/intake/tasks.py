@@ -18,10 +18,10 @@ def register(app: Celery, executor: Executor) -> None:
 
     @app.task(name=TASK, ignore_result=True, acks_late=True)  # type: ignore[untyped-decorator] # Celery has no types
     def run(body: Any) -> None:
-        """Run a batch. What can't be read is dropped: nobody claimed it, so whoever published it acts."""
+        """Run a batch. One that can't be read is dropped: nobody has claimed it, so whoever published it sends it again."""
         try:
             batch = decode_batch(body)
         except (VersionMismatch, msgspec.DecodeError, TypeError) as error:
             log.error("message dropped: %s", error)
             return
-        executor.run(batch)
+        executor.run_batch(batch)

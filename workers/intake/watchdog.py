@@ -4,8 +4,8 @@ Celery's consumer has stalled after a lost connection in many releases (celery i
 process lives, its heartbeat goes on, and calls wait in vain. So the channel notes each poll (``Polls``), and a thread
 looks once a second: a consumer that could have polled all along and has not for :data:`LIMIT_S` is stalled.
 
-Time does not count in which it need not or can't poll: all slots taken, Redis away (Celery then connects again by itself),
-the process stopped or the machine suspended. After each the consumer has the whole time again.
+Time does not count in which it need not or can't poll: all slots taken, Redis away (Celery then connects again by
+itself), the process stopped or the machine suspended. After each the consumer has the whole time again.
 
 What runs in a stalled worker ends with it. kombu itself finds out about a dead connection only after 26 to 51 s.
 """
@@ -20,10 +20,11 @@ from pathlib import PurePath
 from typing import Final
 
 from workers.contract import keys
-from workers.contract.broker import Polls, clock
+from workers.contract.transport import Polls, clock
 from workers.redis_client import Store, Unavailable
+from workers.service_thread import ServiceThread
 
-#: So long a consumer that could poll may go without. One that is well polls every second.
+#: How long a consumer that could poll may go without a poll. One that is well polls every second.
 LIMIT_S = 15.0
 _EVERY_S: Final = 1.0
 #: Two looks further apart mean that the process did not run in between.
@@ -39,19 +40,19 @@ class Stalled(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one look saw; times are of ``broker.clock``."""
+    """What one look saw; times are of ``transport.clock``."""
 
     at: float
     polled: float
     """When the queues were last asked."""
     full: bool = False
     redis: bool = True
-    """It answers, and has had this worker's heartbeat."""
+    """Redis answers, and has had this worker's heartbeat."""
     stopping: bool = False
 
 
 def missing_since(before: Look | None, since: float, look: Look) -> float:
-    """Since when a poll could have been made and was not, given what this was at the look ``before``."""
+    """Since when a poll could have been made and was not; ``since`` is what this function said of the look ``before``."""
     if before is None or look.full or look.stopping or not look.redis or look.at - before.at > _PAUSE_S:
         return look.at
     return max(since, look.polled)
@@ -69,44 +70,34 @@ class Watchdog:
         self._polls = polls
         self._store = store
         self._heartbeat = keys.worker(worker)
-        self._on_failure = on_failure
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+        self._before: Look | None = None
+        self._since = 0.0
+        self._thread = ServiceThread("watchdog", self.run_once, lambda: _EVERY_S, on_failure, reports=(Stalled,))
 
     def start(self) -> None:
-        """Start the thread."""
+        """Begin to watch."""
         self._thread.start()
 
     def stop(self) -> None:
         """Watch no more: a worker that stops takes no more messages."""
-        self._stopped.set()
+        self._thread.stop()
 
-    def _run(self) -> None:
-        try:
-            self._watch()
-        except BaseException as error:
-            if not isinstance(error, Stalled):
-                log.exception("the watchdog died")
-            self._on_failure(error)
+    def run_once(self) -> None:
+        """Look once. Raises :class:`Stalled`."""
+        look = self._take_look()
+        self._since = since = missing_since(self._before, self._since, look)
+        if stalled(since, look, LIMIT_S):
+            raise Stalled(
+                f"its consumer stalls: the queues were not asked for {look.at - since:.0f} s, "
+                f"though slots are free and Redis answers; it is at {where()}"
+            )
+        self._before = look
 
-    def _watch(self) -> None:
-        before: Look | None = None
-        since = 0.0
-        while not self._stopped.wait(_EVERY_S):
-            look = self._look()
-            since = missing_since(before, since, look)
-            if stalled(since, look, LIMIT_S):
-                raise Stalled(
-                    f"its consumer stalls: the queues were not asked for {look.at - since:.0f} s, "
-                    f"though slots are free and Redis answers; it is at {where()}"
-                )
-            before = look
-
-    def _look(self) -> Look:
+    def _take_look(self) -> Look:
         redis = self._redis_answers()
         polled, full = self._polls.last, self._polls.full
         # The time comes last: when the process was stopped since the answers above, the look comes late and counts nothing.
-        return Look(clock(), polled, full=full, redis=redis, stopping=self._stopped.is_set())
+        return Look(clock(), polled, full=full, redis=redis, stopping=self._thread.stopped)
 
     def _redis_answers(self) -> bool:
         # The heartbeat that upkeep writes, and not a PING: a Redis that answers may still take no writes, and a poll is one.

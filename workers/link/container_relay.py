@@ -12,8 +12,9 @@ import socket
 from collections.abc import Callable
 from typing import Final, cast
 
+from workers.link.answers import ApiRequest, End
 from workers.link.frames import Buffer
-from workers.link.relay_link import ApiRequest, End, Link
+from workers.link.relay_link import Link
 
 _HEAD: Final = 8
 _STDERR: Final = 2
@@ -22,7 +23,7 @@ _LINE_BYTES: Final = 2000
 log = logging.getLogger(__name__)
 
 
-class Attached(asyncio.Protocol):
+class AttachedStream(asyncio.Protocol):
     """The stream to one process; made on any thread, used on the links' loop only."""
 
     def __init__(
@@ -46,7 +47,7 @@ class Attached(asyncio.Protocol):
         """The other side closed the stream; not we, having waited in vain."""
 
     @classmethod
-    async def open(cls, stream: socket.socket, protocol: "Attached") -> None:
+    async def open(cls, stream: socket.socket, protocol: "AttachedStream") -> None:
         """Tie the engine's stream to the protocol, on the running loop."""
         loop = asyncio.get_running_loop()
         stream.setblocking(False)
@@ -56,7 +57,7 @@ class Attached(asyncio.Protocol):
             await loop.create_connection(lambda: protocol, sock=stream)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The stream is ours."""
+        """Note the transport of the stream, which is connected."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclasses
 
     def data_received(self, data: bytes) -> None:
@@ -82,7 +83,7 @@ class Attached(asyncio.Protocol):
 
     @property
     def ended(self) -> bool:
-        """Nothing more will come."""
+        """Whether nothing more will come of the process."""
         return self._ended.is_set()
 
     def _complain(self, line: bytes) -> None:
@@ -102,11 +103,11 @@ class Attached(asyncio.Protocol):
         self._on_full()
 
     def resume_writing(self) -> None:
-        """It has room again."""
+        """The stream has room again."""
         self._on_room()
 
     def write(self, buffers: list[Buffer]) -> None:
-        """For the process' input; dropped when it is gone."""
+        """Write to the process' input; dropped when the process is gone."""
         if self._transport is None or self._transport.is_closing():
             return
         if len(buffers) == 1:
@@ -120,12 +121,12 @@ class Attached(asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Undo that."""
+        """Undo :meth:`pause_reading`."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
     async def close(self, patience_s: float) -> bool:
-        """Close the process' input, and wait for its end; false when it lives on after ``patience_s``."""
+        """Close the process' input, and wait for the process to end; false when it lives on after ``patience_s``."""
         if self._transport is None:
             return True
         self.resume_reading()
@@ -140,8 +141,8 @@ class Attached(asyncio.Protocol):
         return self.process_ended
 
 
-class AttachedRelay:
-    """A relay behind such a stream; what an environment needs of it (``workers.environments.environment.Relay``)."""
+class ContainerRelay:
+    """A relay behind an :class:`AttachedStream`; what an environment needs of it (``workers.environments.environment.Relay``)."""
 
     link: Link
 
@@ -154,22 +155,22 @@ class AttachedRelay:
         on_api: Callable[[ApiRequest], None],
     ) -> None:
         self.link = Link(self._write, on_log=on_log, on_idle=on_idle, on_exit=on_exit, on_api=on_api)
-        self._stream = Attached(
+        self._stream = AttachedStream(
             self.link.feed, self._ended, on_full=self.link.pause_writing, on_room=self.link.resume_writing
         )
-        self._lane: asyncio.Transport | None = None
+        self._socket: asyncio.Transport | None = None
         self._server: asyncio.Server | None = None
 
-    async def connect(self, stream: socket.socket, lane: socket.socket | None = None) -> None:
-        """Take the engine's stream, and listen for the relay on ``lane``."""
-        if lane is not None:
+    async def connect(self, stream: socket.socket, listener: socket.socket | None = None) -> None:
+        """Take the engine's stream, and listen for the relay on ``listener``."""
+        if listener is not None:
             loop = asyncio.get_running_loop()
-            self._server = await loop.create_unix_server(lambda: _Lane(self), sock=lane, backlog=1)
-        await Attached.open(stream, self._stream)
+            self._server = await loop.create_unix_server(lambda: _SocketProtocol(self), sock=listener, backlog=1)
+        await AttachedStream.open(stream, self._stream)
 
     def _ended(self) -> None:
         self._close_server()
-        if self._lane is None or self._lane.is_closing():
+        if self._socket is None or self._socket.is_closing():
             self.link.closed()
 
     def _close_server(self) -> None:
@@ -177,56 +178,56 @@ class AttachedRelay:
         if server is not None:
             server.close()
 
-    def use_lane(self, transport: asyncio.Transport) -> bool:
-        """The first who comes is the relay, since nothing else runs in its container then; nobody else may."""
+    def use_socket(self, transport: asyncio.Transport) -> bool:
+        """Whether a connection is the relay's: the first is, because nothing else runs in its container then; others are refused."""
         self._close_server()
-        if self._lane is not None or self._stream.ended:
+        if self._socket is not None or self._stream.ended:
             transport.abort()
             return False
-        self._lane = transport
+        self._socket = transport
         return True
 
     def _write(self, buffers: list[Buffer]) -> None:
-        if self._lane is None:
+        if self._socket is None:
             self._stream.write(buffers)
-        elif not self._lane.is_closing():
+        elif not self._socket.is_closing():
             for buffer in buffers:
-                self._lane.write(buffer)
+                self._socket.write(buffer)
 
     def pause_reading(self) -> None:
         """Take nothing more from the relay."""
         self._stream.pause_reading()
-        if self._lane is not None and not self._lane.is_closing():
-            self._lane.pause_reading()
+        if self._socket is not None and not self._socket.is_closing():
+            self._socket.pause_reading()
 
     def resume_reading(self) -> None:
-        """Undo that."""
+        """Undo :meth:`pause_reading`."""
         self._stream.resume_reading()
-        if self._lane is not None and not self._lane.is_closing():
-            self._lane.resume_reading()
+        if self._socket is not None and not self._socket.is_closing():
+            self._socket.resume_reading()
 
     async def close(self, patience_s: float = 15.0) -> bool:
-        """End the relay and its tree; false when it lives on, since its container is paused or hangs."""
+        """End the relay and its tree; false when the relay lives on, because its container is paused or hangs."""
         self._close_server()
-        if self._lane is not None and not self._lane.is_closing():
-            self._lane.resume_reading()
+        if self._socket is not None and not self._socket.is_closing():
+            self._socket.resume_reading()
         try:
             return await self._stream.close(patience_s)
         finally:
-            if self._lane is not None:
-                self._lane.abort()
+            if self._socket is not None:
+                self._socket.abort()
 
 
-class _Lane(asyncio.Protocol):
+class _SocketProtocol(asyncio.Protocol):
     """A connection to the worker's own socket."""
 
-    def __init__(self, owner: AttachedRelay) -> None:
+    def __init__(self, owner: ContainerRelay) -> None:
         self._owner = owner
         self._link = owner.link
         self._used = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._used = self._owner.use_lane(cast("asyncio.Transport", transport))
+        self._used = self._owner.use_socket(cast("asyncio.Transport", transport))
 
     def data_received(self, data: bytes) -> None:
         if self._used:

@@ -78,7 +78,7 @@ def encode_data(body: memoryview, stream: int = 0) -> Iterator[Buffer]:
 
 
 class Decoder:
-    """Takes a stream in pieces of any size and gives its frames; holds less than one frame between two pieces."""
+    """Takes a stream in pieces of any size and gives its frames; keeps less than one frame between two pieces."""
 
     __slots__ = ("_rest",)
 

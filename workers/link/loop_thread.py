@@ -21,7 +21,7 @@ class LoopThread:
         self._on_failure = on_failure
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the loop's thread."""
         self._thread.start()
 
     def _run(self) -> None:
@@ -33,15 +33,24 @@ class LoopThread:
             raise
 
     def submit(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
-        """Run a coroutine there; from any other thread."""
+        """Run a coroutine on the loop; from any other thread."""
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
     def call(self, work: Callable[..., object], *args: Any) -> None:
-        """Call a function there soon; from any thread."""
+        """Call a function on the loop's thread soon; from any thread."""
         self.loop.call_soon_threadsafe(work, *args)
+
+    def settle(self, timeout_s: float = 30.0) -> None:
+        """Wait for everything that was submitted to end. Raises ``TimeoutError``."""
+        self.submit(_other_tasks()).result(timeout_s)
 
     def stop(self) -> None:
         """End the loop and its thread."""
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
+
+
+async def _other_tasks() -> None:
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    await asyncio.gather(*others, return_exceptions=True)

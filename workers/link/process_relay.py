@@ -7,7 +7,6 @@ worker's death. Only a relay that is itself killed can't do that; then what it l
 
 import asyncio
 import os
-import platform
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
@@ -15,26 +14,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from workers.link.answers import ApiRequest, End
 from workers.link.frames import Buffer
-from workers.link.relay_link import ApiRequest, End, Link
+from workers.link.relay_link import Link
+from workers.relay import binaries
 
-RELAY_DIRECTORY: Final = Path(__file__).parents[1] / "relay" / "bin"
 _SWEEPS: Final = 20
 """How often to look for orphans: each time finds what the last one's victims had started meanwhile."""
-_ARCHITECTURES: Final = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
-
-
-class RelayMissing(Exception):
-    """There is no relay for this machine: the installation is incomplete."""
-
-
-def relay_path() -> Path:
-    """The relay's binary for this machine. Raises :class:`RelayMissing`, which says how to build it."""
-    machine = platform.machine()
-    path = RELAY_DIRECTORY / f"everwarm-relay-{_ARCHITECTURES.get(machine, machine)}"
-    if not path.is_file():
-        raise RelayMissing(f"{path} is missing; in a source tree `python -m workers.relay.build` builds it")
-    return path
 
 
 def _kill_orphans(runtime_api: str) -> None:
@@ -168,10 +154,10 @@ async def spawn(
     """Start a relay; the caller goes on with ``relay.link.start(…)``. The callbacks are those of :class:`Link`.
 
     ``private_tmp``: directory to stand in for /tmp, /var/tmp and /dev/shm in the environment, where that is permitted
-    (``link.private_tmp`` tells); ``keep``: paths below these that must stay visible in it. Raises :class:`RelayMissing`
+    (``link.private_tmp`` tells); ``keep``: paths below these that must stay visible in it. Raises ``RelayMissing``
     and ``OSError``.
     """
-    arguments = [str(relay_path())]
+    arguments = [str(binaries.host_binary())]
     if private_tmp:
         arguments += ["--private-tmp", private_tmp]
         for path in keep:

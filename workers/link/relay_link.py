@@ -24,161 +24,35 @@ or an invocation ended is a value; an exception in a future means that the platf
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Final, Literal
 
 import msgspec
 
 from workers.link import frames
+from workers.link.answers import (
+    API_LIMIT_BYTES,
+    RESPONSE_LIMIT_BYTES,
+    Answer,
+    ApiRequest,
+    End,
+    Event,
+    Exited,
+    FunctionError,
+    InitFailed,
+    LinkBroken,
+    NotIdle,
+    Response,
+    Start,
+    StartAnswer,
+    Started,
+)
 from workers.link.frames import Buffer, Decoder, FrameError
 
 ONE_WRITE_BYTES: Final = 64 * 1024
 """Events up to this size are copied into one buffer with their head: one system call is cheaper than no copy."""
-RESPONSE_LIMIT_BYTES: Final = 6_291_556
-API_LIMIT_BYTES: Final = 8 * 1024 * 1024
 
-
-class LinkBroken(Exception):
-    """The relay broke the protocol or ended without EXIT: the platform's fault."""
-
-
-class NotIdle(Exception):
-    """``invoke`` on a link that is not idle. Nothing was sent: the event can go to another environment."""
-
-
-class FunctionIdentity(msgspec.Struct, frozen=True):
-    """What the relay tells extensions about the function."""
-
-    name: str
-    version: str
-    handler: str
-
-
-class Start(msgspec.Struct, frozen=True, kw_only=True):
-    """How to start the runtime; members as in FRAMES.md."""
-
-    argv: Sequence[str]
-    bootstraps: Sequence[str] = ()
-    """Where it is not empty: the first of these that is there is executed, with ``argv`` as its arguments."""
-    env: dict[str, str]
-    cwd: str
-    uid: int | None = None
-    gid: int | None = None
-    memory_mb: int = 0
-    """Limit of the tree's resident set; 0: none. Not enforced by the relay where there are cgroups."""
-    memory_cgroup: Sequence[str] = ()
-    """Directories of existing cgroups with their limits set; those that are not there are passed over."""
-    tmp: str = ""
-    """The environment's directory for temporary files, as the relay sees it."""
-    tmp_mb: int = 0
-    """What may lie there; 0: no limit."""
-    response_limit: int = RESPONSE_LIMIT_BYTES
-    runtime_api: str = "127.0.0.1:0"
-    check_peer_uid: bool = False
-    process_limit: int = 0
-    """Processes and threads of the runtime's uid on the whole host; 0: no limit. For a uid that nobody else has."""
-    lane: str = ""
-    """A socket of the worker's to use in the place of stdin and stdout, if it can be reached."""
-    function: FunctionIdentity
-    api: bool = False
-    """Pass requests to the Lambda API on; otherwise the relay answers 403."""
-    api_limit: int = API_LIMIT_BYTES
-    api_env: Sequence[str] = ()
-    """Variables to set to the relay's URL, such as ``AWS_ENDPOINT_URL_LAMBDA``."""
-
-
-class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """One invocation as the runtime sees it; an empty member sets no header."""
-
-    request_id: str
-    deadline_ms: int
-    invoked_arn: str
-    trace_id: str = ""
-    client_context: str = ""
-    cognito_identity: str = ""
-    payload: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """The runtime asked for its first event."""
-
-    init_ms: float
-    """From spawning the process to that request."""
-    memory_kb: int
-
-
-@dataclass(frozen=True, slots=True)
-class InitFailed:
-    """The runtime posted an initialisation error; usually it exits next."""
-
-    body: bytes
-    error_type: str
-    memory_kb: int
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """The runtime posted a response."""
-
-    payload: bytes
-    content_type: str
-    streaming: bool
-    too_large: bool
-    """Over the response limit; the payload is empty then."""
-    memory_kb: int
-    """Peak of the environment so far."""
-    error: str = ""
-    """The body broke off: AWS's error type for that (``Runtime.TruncatedResponse``)."""
-    error_type: str = ""
-    error_body: str = ""
-    """A streaming response whose function failed midway, from its trailers (the body in base64)."""
-
-
-@dataclass(frozen=True, slots=True)
-class FunctionError:
-    """The runtime posted an error for the invocation."""
-
-    body: bytes
-    """As posted, byte for byte."""
-    error_type: str
-    too_large: bool
-    memory_kb: int
-
-
-@dataclass(frozen=True, slots=True)
-class Exited:
-    """The runtime's process ended, or could not be started."""
-
-    exit_code: int | None
-    signal: int | None
-    oom: bool
-    """Killed because the memory limit was passed."""
-    init_over: bool
-    memory_kb: int
-    error: str = ""
-    """Why the process could not be started; then there is neither exit code nor signal."""
-    disk_full: bool = False
-    """Killed because its temporary files took more than their limit."""
-
-
-@dataclass(frozen=True, slots=True)
-class ApiRequest:
-    """A request of the function to the Lambda API."""
-
-    stream: int
-    method: str
-    target: str
-    """Path and query as sent."""
-    headers: list[tuple[str, str]]
-    body: bytes
-
-
-StartAnswer = Started | InitFailed | Exited
-Answer = Response | FunctionError | Exited
-End = Exited | LinkBroken
 State = Literal["new", "starting", "idle", "busy", "ended"]
 
 
@@ -278,7 +152,7 @@ class _Outgoing:
         self.last = b""
 
     def take(self) -> list[Buffer]:
-        """What may be sent now."""
+        """The buffers that may be sent now."""
         size = min(len(self.rest), self.room)
         buffers = list(frames.encode_data(self.rest[:size], self.stream))
         self.rest = self.rest[size:]
@@ -308,7 +182,7 @@ class Link:
         self.pid: int | None = None
         """The runtime's process, once it runs."""
         self.runtime_api = ""
-        """Its Runtime API's address."""
+        """Address of the Runtime API that the relay serves."""
         self.private_tmp = ""
         """``on``, empty when not asked for, else why it is not private."""
         self.memory_kb = 0
@@ -425,7 +299,7 @@ class Link:
     # From the relay
 
     def feed(self, data: bytes) -> None:
-        """Bytes of the relay's stdout. After a :class:`FrameError` the link is broken, and ``on_exit`` was told."""
+        """Take bytes of the relay's stdout. After a :class:`FrameError` the link is broken, and ``on_exit`` was told."""
         if self.state == "ended":
             return
         try:
@@ -489,7 +363,7 @@ class Link:
             raise FrameError(f"NEXT in state {self.state}")
 
     def _become_idle(self) -> None:
-        """Idle when the runtime asks for an event, and what it left of the one before is off our hands."""
+        """The link is idle when the runtime asks for an event, and the rest of the event before has been sent."""
         if self._asked and not self._event.rest:
             self.state = "idle"
             self._on_idle()

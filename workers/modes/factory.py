@@ -9,12 +9,13 @@ from workers.disk.run_directory import RunDirectory, place
 from workers.engine import Engine
 from workers.environments.budget import Budget
 from workers.environments.environment import Environment
-from workers.environments.keeper import Starter
+from workers.environments.starter import Starter
 from workers.function_logs import Shipper
+from workers.link.answers import ApiRequest
 from workers.link.loop_thread import LoopThread
-from workers.link.relay_link import ApiRequest
 from workers.modes.docker.exec_starter import ExecStarter
-from workers.modes.docker.sandboxes import Boxes
+from workers.modes.docker.relays import ContainerRelays
+from workers.modes.docker.sandboxes import ContainerSandboxes
 from workers.modes.docker.starter import DockerStarter
 from workers.modes.local.starter import LocalStarter
 from workers.redis_client import Store
@@ -39,16 +40,17 @@ class Closing(Starter, Protocol):
 def create(
     settings: WorkerSettings, loop: LoopThread, store: Store, shipper: Shipper, on_api: OnApi, on_failure: OnFailure
 ) -> tuple[Closing, Path]:
-    """The starter, and the worker's own directory, which is gone with it. Raises ``EngineUnavailable`` in the docker modes."""
+    """Answers the starter, and the worker's own directory, which the starter removes as it closes. Raises ``EngineUnavailable`` in the docker modes."""
     if settings.mode == "local":
         local = LocalStarter(settings, loop, shipper, on_api)
         return local, local.directory
     engine = Engine.connect(settings.docker_host or None)
     run = RunDirectory(place(settings.data_dir), lambda _: None)
-    boxes = Boxes(settings, loop, store, engine, run, on_failure)
+    sandboxes = ContainerSandboxes(settings, loop, store, engine, run, on_failure)
+    relays = ContainerRelays(settings, loop, shipper, on_api)
     if settings.mode == "docker-reuse" and not settings.stay_open:
-        return ExecStarter(settings, loop, shipper, on_api, boxes), run.path
-    return DockerStarter(settings, loop, shipper, on_api, boxes), run.path
+        return ExecStarter(settings, loop, relays, sandboxes), run.path
+    return DockerStarter(settings, loop, relays, sandboxes), run.path
 
 
 def budget(settings: WorkerSettings) -> Budget:

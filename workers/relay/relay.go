@@ -63,7 +63,7 @@ func (r *relay) start(payload []byte, privateTmp string) error {
 	}
 	r.calls = newInvocations(r.out)
 	r.proxy = newProxy(r.out, cfg.API, cfg.APILimit)
-	r.takeLane()
+	r.useWorkerSocket()
 	listener, err := net.Listen("tcp4", cfg.RuntimeAPI)
 	if err != nil {
 		r.failStart(err)
@@ -88,19 +88,19 @@ func (r *relay) start(payload []byte, privateTmp string) error {
 	return nil
 }
 
-// takeLane connects to the worker's own socket, where there is one: that costs half of what the engine's stream does, which
+// useWorkerSocket connects to the worker's own socket, where there is one: that costs half of what the engine's stream does, which
 // stays open for frames and to tell of the worker's end. Nobody else can connect: the worker takes one connection, and
 // the runtime does not run yet.
-func (r *relay) takeLane() {
-	if r.cfg.Lane == "" {
+func (r *relay) useWorkerSocket() {
+	if r.cfg.WorkerSocket == "" {
 		return
 	}
-	lane, err := net.Dial("unix", r.cfg.Lane)
+	connection, err := net.Dial("unix", r.cfg.WorkerSocket)
 	if err != nil {
 		return // the engine's stream does it
 	}
-	r.out.moveTo(lane)
-	go r.read(newFrameReader(lane))
+	r.out.moveTo(connection)
+	go r.read(newFrameReader(connection))
 }
 
 func (r *relay) spawn(address string) error {

@@ -2,7 +2,7 @@
 
 A candidate counts only after it has been run once: a launcher (pyenv, nvm, asdf) may stand under a name whose version
 is not installed, and costs 50 ms at every start where the interpreter behind it costs 10. The answer is kept until the
-file changes. Of Everwarm's own virtual environment nothing is handed to a function: the interpreter that it was made
+file changes. No function gets Everwarm's own virtual environment: the interpreter that it was made
 from is taken instead.
 """
 
@@ -15,9 +15,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-CLIENTS: Final = Path(__file__).parent
-"""The folder of the Runtime API clients: ``python/`` and ``node/``."""
-PACKAGES: Final = CLIENTS.parent.parent
+from workers.runtimes.clients import CLIENTS
+
+PACKAGES: Final = Path(__file__).parents[2]
 """The folder that holds Everwarm's own packages."""
 
 _PROBE_TIMEOUT_S: Final = 20

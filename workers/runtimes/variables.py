@@ -1,12 +1,19 @@
-"""The environment variables that every mode gives to a function's process (AWS, "Defined runtime environment variables")."""
+"""The environment variables of a function's process (AWS, "Defined runtime environment variables")."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 
 from workers.contract.messages import FunctionSpec
+from workers.contract.variables import RESERVED
+from workers.runtimes.commands import SYSTEM_PATH, Command
 
 
 def credentials(spec: FunctionSpec) -> dict[str, str]:
-    """Good for this server's own Lambda API, which takes the environment for the identity, and for nothing else."""
+    """Credentials for this server's own Lambda API, good for nothing else.
+
+    They are the same for all functions of an account: a caller is known by the environment that its call comes from.
+    """
     return {
         "AWS_ACCESS_KEY_ID": spec.account,
         "AWS_SECRET_ACCESS_KEY": "everwarm",
@@ -15,7 +22,7 @@ def credentials(spec: FunctionSpec) -> dict[str, str]:
 
 
 def standard(spec: FunctionSpec, log_stream: str) -> dict[str, str]:
-    """Those that do not depend on how the runtime is started."""
+    """The variables that do not depend on how the runtime is started."""
     return {
         "AWS_XRAY_CONTEXT_MISSING": "LOG_ERROR",
         "AWS_DEFAULT_REGION": spec.region,
@@ -30,5 +37,34 @@ def standard(spec: FunctionSpec, log_stream: str) -> dict[str, str]:
 
 
 def log_stream(version: str, environment: str) -> str:
-    """AWS's form: date, version in brackets, 32 hexadecimal digits."""
+    """The log stream's name in AWS's form: date, version in brackets, 32 hexadecimal digits."""
     return f"{datetime.now(UTC):%Y/%m/%d}/[{version}]{environment}"
+
+
+def process_environment(
+    spec: FunctionSpec,
+    command: Command,
+    code_dir: Path,
+    *,
+    log_stream: str,
+    credentials: Mapping[str, str],
+) -> dict[str, str]:
+    """All variables of a function's process but ``AWS_LAMBDA_RUNTIME_API``, ``HOME`` and ``TMPDIR``.
+
+    AWS's standard variables, then ``credentials`` (``AWS_ACCESS_KEY_ID``, …), then the function's own, which override
+    all but :data:`RESERVED`. Nothing of the worker's environment is in it.
+    """
+    task_root = str(code_dir)
+    result = {
+        "PATH": SYSTEM_PATH,
+        "LANG": "en_US.UTF-8",
+        "TZ": ":UTC",
+        "LD_LIBRARY_PATH": f"{task_root}:{task_root}/lib:/opt/lib",
+        **credentials,
+        **standard(spec, log_stream),
+        "_HANDLER": spec.handler,
+        "LAMBDA_TASK_ROOT": task_root,
+        **command.environment,
+    }
+    result.update((name, value) for name, value in spec.environment.items() if name not in RESERVED)
+    return result

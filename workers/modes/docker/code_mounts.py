@@ -22,13 +22,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from workers import engine as containers
 from workers.contract.messages import FunctionSpec
 from workers.disk.code_cache import CodeCache, Tree
-from workers.engine import ContainerSpec, Engine, EngineError, EngineUnavailable, Image
-from workers.environments.keeper import StartError
-from workers.link.process_relay import RELAY_DIRECTORY, RelayMissing
+from workers.engine import (
+    GOING_S,
+    LABEL_ENVIRONMENT,
+    LABEL_INSTALLATION,
+    LABEL_LAYER,
+    LABEL_WORKER,
+    ContainerSpec,
+    Engine,
+    EngineError,
+    EngineUnavailable,
+    Image,
+)
+from workers.environments.starter import StartError
 from workers.modes.docker.spec import RELAY, TASK
+from workers.relay import binaries
 
 _REPOSITORY: Final = "everwarm/code"
 _RELAY_REPOSITORY: Final = "everwarm/relay"
@@ -40,19 +50,19 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Contents:
-    """What one environment's container is made of; ``tree`` is held until :meth:`Packer.release`."""
+class CodeMounts:
+    """What one environment's container is made of; ``tree`` stays until :meth:`CodeInjector.release`."""
 
     image: str
     mounts: tuple[tuple[str, str], ...]
     tree: Tree | None = None
 
 
-class Packer:
+class CodeInjector:
     """Puts code and relay in place for one engine."""
 
     def __init__(self, engine: Engine, run: Path, remote: bool | None, labels: Callable[[], Mapping[str, str]]) -> None:
-        """``run``: the worker's run directory; ``remote``: told, or ``None`` to look."""
+        """``run``: the worker's run directory; ``remote``: whether the engine does not see this worker's files, or ``None`` to look."""
         self._labels = labels
         self._engine = engine
         self._run = run
@@ -81,7 +91,7 @@ class Packer:
             image=self.relay_image(self._engine.info().architecture),
             name=f"everwarm-look-{secrets.token_hex(4)}",
             command=(RELAY,),
-            labels={**self._labels(), containers.ENVIRONMENT: ""},
+            labels={**self._labels(), LABEL_ENVIRONMENT: ""},
             mounts=[(str(seen), "/look")],
         )
         try:
@@ -96,7 +106,7 @@ class Packer:
         return False
 
     def relay_image(self, architecture: str) -> str:
-        """A small image of the relay alone, for containers that only hold a network namespace; made when it is missing."""
+        """A small image of the relay alone, for containers that only keep a network namespace; made when it is missing."""
         path, digest = self._relay(architecture)
         name = f"{_RELAY_REPOSITORY}:{architecture}-{digest[:_HASH]}"
         with self._alone(name):
@@ -107,8 +117,11 @@ class Packer:
                 self._engine.import_files(archive.getvalue(), name, {})
         return name
 
-    def provide(self, spec: FunctionSpec, image: Image, code_url: str) -> Contents:
-        """Raises :class:`StartError`, ``EngineError`` or ``OSError``."""
+    def provide(self, spec: FunctionSpec, image: Image, code_url: str) -> CodeMounts:
+        """Put code and relay where a container of the image finds them.
+
+        Raises :class:`StartError`, ``CodeUnavailable``, ``EngineError`` or ``OSError``.
+        """
         relay, digest = self._relay(image.architecture)
         mounts = [] if self.remote else [(str(relay), RELAY)]
         tree = None
@@ -123,20 +136,20 @@ class Packer:
             tree = self._code.use(spec.code_sha256, code_url)
             mounts.append((str(tree.path), TASK))
         if not self.remote:
-            return Contents(image.id, tuple(mounts), tree)
+            return CodeMounts(image.id, tuple(mounts), tree)
         sha = spec.code_sha256 if spec.package_type == "Zip" and not spec.hot_reload_path else ""
-        name = f"{_REPOSITORY}:{_digest(image.id, digest, sha, self._labels()[containers.INSTALLATION])}"
+        name = f"{_REPOSITORY}:{_digest(image.id, digest, sha, self._labels()[LABEL_INSTALLATION])}"
         self._make_layer(name, image, relay, lambda: self._code.use(sha, code_url) if sha else None)
-        return Contents(name, tuple(mounts))
+        return CodeMounts(name, tuple(mounts))
 
-    def release(self, contents: Contents) -> None:
-        """Its container is gone."""
-        if contents.tree is not None:
-            self._code.release(contents.tree)
+    def release(self, mounts: CodeMounts) -> None:
+        """A container made with these mounts is gone; may remove layers that nobody uses any more."""
+        if mounts.tree is not None:
+            self._code.release(mounts.tree)
         with self._lock:
-            if contents.image not in self._layers:
+            if mounts.image not in self._layers:
                 return
-            self._layers[contents.image] -= 1
+            self._layers[mounts.image] -= 1
             unused = [name for name, users in self._layers.items() if not users]
             surplus = unused[: max(len(unused) - _UNUSED_LAYERS, 0)]
             for name in surplus:
@@ -149,11 +162,11 @@ class Packer:
         self._code.close()
         if not self._layers:
             return
-        mine = self._labels()[containers.WORKER]
+        mine = self._labels()[LABEL_WORKER]
         with suppress(EngineError):
-            for name, labels in self._engine.images(f"{containers.WORKER}={mine}"):
-                if containers.LAYER in labels:
-                    self._engine.remove_image(name, containers.GOING_S)
+            for name, labels in self._engine.images(f"{LABEL_WORKER}={mine}"):
+                if LABEL_LAYER in labels:
+                    self._engine.remove_image(name, GOING_S)
 
     # Layers
 
@@ -178,7 +191,7 @@ class Packer:
                     if tree is not None:
                         tar.add(tree.path, TASK, filter=_readable)
                 file.seek(0)
-                self._engine.add_layer(image.id, file, name, {**self._labels(), containers.LAYER: "1"})
+                self._engine.add_layer(image.id, file, name, {**self._labels(), LABEL_LAYER: "1"})
         finally:
             if tree is not None:
                 self._code.release(tree)
@@ -192,9 +205,9 @@ class Packer:
         with self._lock:
             found = self._relays.get(architecture)
             if found is None:
-                source = RELAY_DIRECTORY / f"everwarm-relay-{architecture}"
+                source = binaries.binary(architecture)
                 if not source.is_file():
-                    raise RelayMissing(f"there is no relay for {architecture} images in this installation")
+                    raise binaries.RelayMissing(f"there is no relay for {architecture} images in this installation")
                 target = self._run / source.name
                 shutil.copyfile(source, target)
                 target.chmod(0o755)
@@ -211,7 +224,7 @@ def _add_relay(tar: tarfile.TarFile, path: Path) -> None:
 
 
 def _readable(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Root's, for everybody to read, whoever unpacked it here."""
+    """Make a file of the layer root's, for everybody to read, whoever unpacked it here."""
     member.uid = member.gid = 0
     member.uname = member.gname = ""
     member.mode |= 0o555 if member.isdir() else 0o444

@@ -12,13 +12,12 @@ from typing import Final
 from workers.contract.messages import FunctionSpec
 from workers.engine import EngineError
 from workers.environments.environment import Environment
-from workers.function_logs import Shipper
-from workers.link.container_relay import Attached, AttachedRelay
+from workers.link.answers import Exited, LinkBroken
+from workers.link.container_relay import AttachedStream, ContainerRelay
 from workers.link.loop_thread import LoopThread
-from workers.link.relay_link import ApiRequest, Exited, LinkBroken
-from workers.modes.docker.sandboxes import Box, Boxes
-from workers.modes.docker.spec import RELAY
-from workers.modes.docker.starter import new_journal, new_relay, settle
+from workers.modes.docker.relays import ContainerRelays
+from workers.modes.docker.sandboxes import ContainerSandbox, ContainerSandboxes
+from workers.modes.docker.spec import IDLE_RELAY, RELAY
 from workers.settings import WorkerSettings
 
 _CLOSE_S: Final = 5.0
@@ -26,14 +25,16 @@ _CLOSE_S: Final = 5.0
 log = logging.getLogger(__name__)
 
 
-class _Kept:
-    """An environment's container: the stream to its waiting process, and the relay of the invocation under way."""
+class _Resources:
+    """What an environment has as long as it lives: its container, the stream to the process that waits there, and the relay
+    of the invocation under way.
+    """
 
-    def __init__(self, environment: Environment) -> None:
-        self.box: Box | None = None
+    def __init__(self, environment: Environment, sandbox: ContainerSandbox) -> None:
+        self.sandbox: Final = sandbox
         self.ended = False
-        self.relay: AttachedRelay | None = None
-        self.stream = Attached(lambda _: None, self._on_end)
+        self.relay: ContainerRelay | None = None
+        self.stream: Final = AttachedStream(lambda _: None, self._on_end)
         self._environment = environment
 
     def _on_end(self) -> None:
@@ -48,61 +49,49 @@ class ExecStarter:
     hand_back_s = 0.2
 
     def __init__(
-        self,
-        settings: WorkerSettings,
-        loop: LoopThread,
-        shipper: Shipper,
-        on_api: Callable[[Environment, ApiRequest], None],
-        boxes: Boxes,
+        self, settings: WorkerSettings, loop: LoopThread, relays: ContainerRelays, sandboxes: ContainerSandboxes
     ) -> None:
-        self._settings = settings
+        self._user = settings.docker_flags.user or "0:0"
         self._loop = loop
-        self._shipper = shipper
-        self._on_api = on_api
-        self._boxes = boxes
-        self._kept: dict[str, _Kept] = {}
+        self._relays = relays
+        self._sandboxes = sandboxes
+        self._resources: dict[str, _Resources] = {}
 
     def prepare(self, spec: FunctionSpec, code_url: str) -> str:
-        """Have the image here, and what is put on it."""
-        return self._boxes.prepare(spec, code_url)
+        """Have the function's image here, and what is put on it. Raises ``StartError``."""
+        return self._sandboxes.prepare(spec, code_url)
 
     def start(self, environment: Environment, code_url: str) -> None:
         """Create and start its container, and the first process in it. Raises ``StartError``; nothing is left then."""
-        kept = _Kept(environment)
 
-        def run(box: Box) -> None:
-            kept.box = box
-            stream = self._boxes.engine.attach(box.container)
-            self._loop.submit(Attached.open(stream, kept.stream)).result()
-            self._boxes.engine.start(box.container)
-            self._execute(environment, kept)
-            self._kept[environment.id] = kept
+        def run(sandbox: ContainerSandbox) -> None:
+            resources = _Resources(environment, sandbox)
+            stream = self._sandboxes.engine.attach(sandbox.container)
+            self._loop.submit(AttachedStream.open(stream, resources.stream)).result()
+            self._sandboxes.engine.start(sandbox.container)
+            self._execute(environment, resources)
+            self._resources[environment.id] = resources
 
-        self._boxes.make(environment, code_url, (RELAY, "--idle"), run)
+        self._sandboxes.make(environment, code_url, IDLE_RELAY, run)
 
-    def _execute(self, environment: Environment, kept: _Kept) -> None:
-        """A relay in the container, and START for it. Raises ``EngineError``."""
-        box = kept.box
-        assert box is not None, "the container was made"
-        relay = new_relay(environment, self._on_api, environment.on_process_exit)
-        frame = self._boxes.start_frame(environment, box)
-        environment.journal = new_journal(environment, relay, self._loop, self._shipper, self._settings)
-        user = self._settings.docker_flags.user or "0:0"
-        stream = self._boxes.engine.execute(box.container, (RELAY,), user, "/")
-        environment.begin()
-        kept.relay = environment.relay = relay
+    def _execute(self, environment: Environment, resources: _Resources) -> None:
+        """Start a relay in the container, and send it START. Raises ``EngineError``."""
+        relay = self._relays.attach_new(environment, environment.on_process_exit)
+        frame = self._sandboxes.start_frame(environment, resources.sandbox)
+        stream = self._sandboxes.engine.execute(resources.sandbox.container, (RELAY,), self._user, "/")
+        resources.relay = relay
         self._loop.submit(relay.connect(stream)).result()
         self._loop.call(relay.link.start, frame)
 
-    def wake(self, environment: Environment) -> Callable[[], bool]:
+    def activate(self, environment: Environment) -> Callable[[], bool]:
         """Start the invocation's process; a container that is paused or gone refuses."""
 
         def execute() -> bool:
-            kept = self._kept.get(environment.id)
-            if kept is None or kept.ended:
+            resources = self._resources.get(environment.id)
+            if resources is None or resources.ended:
                 return False
             try:
-                self._execute(environment, kept)
+                self._execute(environment, resources)
             except EngineError as error:
                 log.info("a container refuses", extra={"environment": environment.id, "error": str(error)})
                 return False
@@ -110,40 +99,39 @@ class ExecStarter:
 
         return execute
 
-    def rest(self, environment: Environment, left_s: float) -> bool:
+    def after_invocation(self, environment: Environment, left_s: float) -> bool:
         """End the process; the container is idle then."""
-        kept = self._kept.get(environment.id)
-        if kept is None or kept.relay is None:
+        resources = self._resources.get(environment.id)
+        if resources is None or resources.relay is None:
             return False
         environment.wait_idle(left_s)
         if not environment.gone.is_set():
             environment.kill()
         if isinstance(environment.end, Exited) and environment.end.disk_full:
             return False  # /tmp would be full for the next invocation as well
-        relay, kept.relay = kept.relay, None
-        if kept.ended or not self._loop.submit(relay.close(_CLOSE_S)).result():
+        relay, resources.relay = resources.relay, None
+        if resources.ended or not self._loop.submit(relay.close(_CLOSE_S)).result():
             return False
-        environment.rest()
-        return not kept.ended
+        environment.reset()
+        return not resources.ended
 
     def destroy(self, environment: Environment) -> None:
         """End its container, in the background."""
-        kept = self._kept.pop(environment.id, None)
-        if kept is not None:
-            self._loop.submit(self._give_up(kept))
+        resources = self._resources.pop(environment.id, None)
+        if resources is not None:
+            self._loop.submit(self._dispose(resources))
 
-    async def _give_up(self, kept: _Kept) -> None:
-        if kept.relay is not None:
-            await kept.relay.close(0.0)
-        ended = await kept.stream.close(_CLOSE_S)
-        if kept.box is not None:
-            await self._boxes.give_up(kept.box, ended=ended)
+    async def _dispose(self, resources: _Resources) -> None:
+        if resources.relay is not None:
+            await resources.relay.close(0.0)
+        ended = await resources.stream.close(_CLOSE_S)
+        await self._sandboxes.dispose(resources.sandbox, ended=ended)
 
     def ready(self, knows: Callable[[str], bool]) -> None:
         """Look for containers that are left over."""
-        self._boxes.ready(knows)
+        self._sandboxes.ready(knows)
 
     def close(self) -> None:
         """Wait until all are gone; every environment was destroyed before."""
-        settle(self._loop)
-        self._boxes.close()
+        self._loop.settle()
+        self._sandboxes.close()

@@ -1,6 +1,6 @@
 """The image that a function runs on: which one, whether the engine has it, and whether it can serve.
 
-Images are pulled only by :meth:`Images.prepare`, when a function is created or updated; an invocation finds what is there.
+ImageCache are pulled only by :meth:`ImageCache.prepare`, when a function is created or updated; an invocation finds what is there.
 """
 
 import threading
@@ -9,7 +9,7 @@ from typing import Final
 
 from workers.contract.messages import FunctionSpec
 from workers.engine import Engine, EngineError, Image
-from workers.environments.keeper import StartError
+from workers.environments.starter import StartError
 from workers.images import recipes
 from workers.images.names import image_of
 from workers.modes.docker.spec import platform
@@ -26,7 +26,7 @@ class ImageProblem(StartError):
         super().__init__(message, "InvalidRuntimeException", state_code)
 
 
-class Images:
+class ImageCache:
     """The images of one engine."""
 
     def __init__(self, engine: Engine, settings: WorkerSettings, host: str) -> None:
@@ -68,7 +68,7 @@ class Images:
         return found
 
     def forget(self, spec: FunctionSpec) -> None:
-        """It turned out to be gone."""
+        """Ask the engine again for the function's image, which turned out to be gone."""
         with self._lock:
             self._known.pop(spec.image_id, None)
             self._known.pop(self.name(spec), None)

@@ -1,14 +1,14 @@
 """Network namespaces that are made in advance.
 
 A new network namespace costs about 100 ms of a container's start, and joining one that exists does not. So small
-containers that run nothing but a waiting relay hold some ready, and an environment's container joins one.
+containers that run nothing but a waiting relay keep some ready, and an environment's container joins one.
 
 What stays apart: at any time a namespace has one environment, so no function reaches another's loopback, sockets or ports, and
 the network between containers is closed. What is shared, one after the other: an address, and what the kernel remembers of
 ended connections. A namespace is given to the next environment when the container before is gone, with all its
 processes. Where none is ready, the container gets a network of its own directly, which is slower and keeps the same apart.
 
-Flags that publish ports need that direct way always. The holders end with their worker, like every container of its.
+Flags that publish ports need that direct way always. These containers end with their worker, like every container of its.
 """
 
 import asyncio
@@ -19,43 +19,41 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from workers import engine as containers
-from workers.engine import ContainerSpec, Engine, EngineError
-from workers.environments.keeper import StartError
-from workers.link.container_relay import Attached
+from workers.engine import LABEL_ENVIRONMENT, ContainerSpec, Engine, EngineError
+from workers.environments.starter import StartError
+from workers.link.container_relay import AttachedStream
 from workers.link.loop_thread import LoopThread
-from workers.link.process_relay import RelayMissing
-from workers.modes.docker.spec import RELAY
+from workers.modes.docker.spec import IDLE_RELAY
 from workers.redis_client import Unavailable
+from workers.relay.binaries import RelayMissing
 
-#: So many are kept ready beyond those in use.
+#: How many are kept ready beyond those in use.
 _READY: Final = 2
 _CLOSE_S: Final = 5.0
-_HOLD: Final = "--idle"
 _MEMORY_BYTES: Final = 32 << 20
 
 log = logging.getLogger(__name__)
 
 
-class Holding:
-    """A container whose first process waits for its input to close: alive while the stream is."""
+class NetworkNamespace:
+    """A network namespace, kept by a container whose first process waits for its input to close: alive while the stream is."""
 
     def __init__(self, engine: Engine, loop: LoopThread, on_end: Callable[[], None]) -> None:
         self._engine = engine
         self._loop = loop
         self._on_end = on_end
-        self._stream = Attached(lambda _: None, self._ended)
+        self._stream = AttachedStream(lambda _: None, self._ended)
         self.container = ""
         self.alive = False
 
     def start(self, spec: ContainerSpec, networks: Sequence[str] = ()) -> None:
-        """Create, attach and start it. Raises ``EngineError``; then nothing is left."""
+        """Create, attach and start the container. Raises ``EngineError``; then nothing is left."""
         self.container = self._engine.create(spec)
         try:
             for network in networks:
                 self._engine.join(network, self.container)
             stream = self._engine.attach(self.container)
-            self._loop.submit(Attached.open(stream, self._stream)).result()
+            self._loop.submit(AttachedStream.open(stream, self._stream)).result()
             self.alive = True
             self._engine.start(self.container)
         except BaseException:
@@ -69,14 +67,14 @@ class Holding:
             self._on_end()
 
     async def close(self) -> None:
-        """End it, on the links' loop."""
+        """End the container, on the links' loop."""
         self.alive = False
         if not await self._stream.close(_CLOSE_S):
             await asyncio.get_running_loop().run_in_executor(None, remove_quietly, self._engine, self.container)
 
 
 def remove_quietly(engine: Engine, container: str) -> None:
-    """By force; an engine that is gone has nothing left to remove, or the reaper finds it later."""
+    """Remove a container by force; an engine that is gone has nothing left to remove, or the reaper finds it later."""
     try:
         engine.remove(container)
     except EngineError as error:
@@ -92,8 +90,8 @@ class Networks:
     hosts: Sequence[str] = ()
 
 
-class Namespaces:
-    """The holders of one worker."""
+class NetworkPool:
+    """The network namespaces of one worker."""
 
     def __init__(
         self,
@@ -105,7 +103,7 @@ class Namespaces:
         most: int,
         most_ready: int,
     ) -> None:
-        """``most``: holders at most; 0: every container has a network of its own. ``most_ready``: of these, unused."""
+        """``most``: how many namespaces there may be; 0: every container has a network of its own. ``most_ready``: how many of them may be unused."""
         self._most_ready = most_ready
         self._engine = engine
         self._loop = loop
@@ -114,13 +112,13 @@ class Namespaces:
         self._labels = labels
         self._most = most
         self._lock = threading.Lock()
-        self._ready: list[Holding] = []
+        self._ready: list[NetworkNamespace] = []
         self._count = 0
         self._filling: threading.Thread | None = None
         self._closed = False
 
-    def take(self) -> Holding | None:
-        """One that is ready, for one environment; ``None`` when there is none."""
+    def take_ready(self) -> NetworkNamespace | None:
+        """A namespace that is ready, for one environment; ``None`` when there is none."""
         with self._lock:
             found = None
             while self._ready and found is None:
@@ -129,20 +127,20 @@ class Namespaces:
         self.fill()
         return found
 
-    def give_back(self, holding: Holding, *, clean: bool = True) -> None:
-        """The container that had joined it is gone; not ``clean``: nobody can say so, and it is given to nobody else."""
+    def give_back(self, namespace: NetworkNamespace, *, clean: bool = True) -> None:
+        """The container that had joined the namespace is gone; not ``clean``: nobody can say so, and nobody else gets it."""
         with self._lock:
-            if clean and holding.alive and not self._closed and len(self._ready) < self._most_ready:
-                self._ready.append(holding)
+            if clean and namespace.alive and not self._closed and len(self._ready) < self._most_ready:
+                self._ready.append(namespace)
                 return
-        self._loop.submit(self._end(holding))
+        self._loop.submit(self._end(namespace))
 
     def fill(self) -> None:
-        """See that some are ready, in the background."""
+        """See that some namespaces are ready, in the background."""
         with self._lock:
             if self._filling or self._closed or not self._short():
                 return
-            self._filling = threading.Thread(target=self._fill, name="namespaces", daemon=True)
+            self._filling = threading.Thread(target=self._fill, name="network-pool", daemon=True)
             self._filling.start()
 
     def _short(self) -> bool:
@@ -164,49 +162,49 @@ class Namespaces:
             with self._lock:
                 self._filling = None
 
-    def _add(self, holding: Holding) -> None:
+    def _add(self, namespace: NetworkNamespace) -> None:
         with self._lock:
             if not self._closed:
-                self._ready.append(holding)
+                self._ready.append(namespace)
                 return
-        self._loop.submit(self._end(holding)).result()
+        self._loop.submit(self._end(namespace)).result()
 
-    def _make(self) -> Holding:
+    def _make(self) -> NetworkNamespace:
         networks = self._networks()
-        holding = Holding(self._engine, self._loop, self._on_end)
+        namespace = NetworkNamespace(self._engine, self._loop, self._on_end)
         spec = ContainerSpec(
             image=self._image(),
             name=f"everwarm-network-{secrets.token_hex(6)}",
-            command=(RELAY, _HOLD),
-            labels={**self._labels(), containers.ENVIRONMENT: ""},
+            command=IDLE_RELAY,
+            labels={**self._labels(), LABEL_ENVIRONMENT: ""},
             network=networks.names[0],
             dns=networks.dns,
             extra_hosts=networks.hosts,
             memory_bytes=_MEMORY_BYTES,
             pids=16,
         )
-        holding.start(spec, networks.names[1:])
-        return holding
+        namespace.start(spec, networks.names[1:])
+        return namespace
 
     def _on_end(self) -> None:
         with self._lock:
             self._count -= 1
-            self._ready = [holding for holding in self._ready if holding.alive]
+            self._ready = [namespace for namespace in self._ready if namespace.alive]
 
-    async def _end(self, holding: Holding) -> None:
-        alive = holding.alive
-        await holding.close()
+    async def _end(self, namespace: NetworkNamespace) -> None:
+        alive = namespace.alive
+        await namespace.close()
         if alive:
             with self._lock:
                 self._count -= 1
 
     def close(self) -> None:
-        """End those that are ready; the others end when they are given back."""
+        """End the namespaces that are ready; the others end when they are given back."""
         with self._lock:
             self._closed = True
             ready, self._ready = self._ready, []
             filling = self._filling
         if filling is not None:
             filling.join(_CLOSE_S)
-        for done in [self._loop.submit(self._end(holding)) for holding in ready]:
+        for done in [self._loop.submit(self._end(namespace)) for namespace in ready]:
             done.result()

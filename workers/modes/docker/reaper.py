@@ -7,16 +7,23 @@ say that they live.
 """
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, cast
 
-from workers import engine as containers
 from workers.contract import keys
-from workers.engine import Container, Engine, EngineError
-from workers.environments.keeper import StartError
+from workers.engine import (
+    LABEL_ENVIRONMENT,
+    LABEL_INSTALLATION,
+    LABEL_LAYER,
+    LABEL_WORKER,
+    Container,
+    Engine,
+    EngineError,
+)
+from workers.environments.starter import StartError
 from workers.redis_client import Store, Unavailable
+from workers.service_thread import ServiceThread
 
 #: A worker without a heartbeat for this long is gone for good.
 DEAD_S: Final = 30.0
@@ -36,17 +43,17 @@ def leftovers(
 def _is_left(
     one: Container, me: str, knows: Callable[[str], bool], silent_s: Mapping[str, float], epoch_s: float
 ) -> bool:
-    worker = one.labels.get(containers.WORKER, "")
-    environment = one.labels.get(containers.ENVIRONMENT, "")
+    worker = one.labels.get(LABEL_WORKER, "")
+    environment = one.labels.get(LABEL_ENVIRONMENT, "")
     if worker == me:
-        # Without an environment it holds a network namespace, and ends with its stream. It has none when the answer to its
+        # Without an environment it keeps a network namespace, and ends with its stream. It has none when the answer to its
         # creation was lost.
         return not knows(environment) if environment else one.state == "created"
     return min(silent_s.get(worker, epoch_s), epoch_s) > DEAD_S
 
 
 class Reaper:
-    """Looks every few seconds, in a thread of its own: an engine that hangs must hold up nothing else."""
+    """Looks every few seconds, in a thread of its own: an engine that hangs must delay nothing else."""
 
     def __init__(
         self,
@@ -62,46 +69,34 @@ class Reaper:
         self._installation = installation
         self._me = me
         self._knows = knows
-        self._on_failure = on_failure
         self._epoch: Any = None
         self._epoch_since = 0.0
         self._images_due = 0.0
         self._suspects: set[str] = set()
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
+        self._thread = ServiceThread("reaper", lambda: self.run_once(time.monotonic()), lambda: _EVERY_S, on_failure)
 
     def start(self) -> None:
-        """Start the thread."""
+        """Begin to look."""
         self._thread.start()
 
     def stop(self) -> None:
         """Look no more."""
-        self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join(_EVERY_S)
+        self._thread.stop(_EVERY_S)
 
     def remove_own(self) -> None:
-        """The worker has given up everything it knew: whatever it still has on the engine goes."""
+        """Remove whatever the worker still has on the engine, after it has disposed of everything that it knew."""
         try:
-            for one in self._engine.containers(f"{containers.WORKER}={self._me}"):
+            for one in self._engine.containers(f"{LABEL_WORKER}={self._me}"):
                 if one.state != "removing":
                     self._remove(one)
         except EngineError as error:
             log.info("the engine is gone: what is left there is removed by another worker", extra={"error": str(error)})
 
-    def _run(self) -> None:
-        try:
-            while not self._stopped.wait(_EVERY_S):
-                self.run_once(time.monotonic())
-        except BaseException as error:
-            log.exception("the reaper died")
-            self._on_failure(error)
-
     def run_once(self, now: float) -> int:
-        """Remove what is left over; answers how many. An own container must look so twice: it may be on its way out."""
+        """Remove what is left over; answers how many. A container of this worker must look left over twice in a row, because it may be on its way out."""
         try:
             silent_s, epoch_s = self._heartbeats(now)
-            label = f"{containers.INSTALLATION}={self._installation()}"
+            label = f"{LABEL_INSTALLATION}={self._installation()}"
             left = leftovers(self._engine.containers(label), self._me, self._knows, silent_s, epoch_s)
             if now >= self._images_due:
                 self._images_due = now + _IMAGES_EVERY_S
@@ -109,15 +104,15 @@ class Reaper:
         except (*Unavailable, EngineError, StartError) as error:
             log.debug("the reaper can't look: %s", error)
             return 0
-        due = [one for one in left if one.id in self._suspects or one.labels.get(containers.WORKER) != self._me]
+        due = [one for one in left if one.id in self._suspects or one.labels.get(LABEL_WORKER) != self._me]
         self._suspects = {one.id for one in left}
         return sum(self._remove(one) for one in due)
 
     def _remove_images(self, label: str, silent_s: Mapping[str, float], epoch_s: float) -> None:
         """Layers that dead workers made. One in use stays, and one that a living worker needs again it makes again."""
         for name, labels in self._engine.images(label):
-            worker = labels.get(containers.WORKER, "")
-            if containers.LAYER in labels and min(silent_s.get(worker, epoch_s), epoch_s) > DEAD_S:
+            worker = labels.get(LABEL_WORKER, "")
+            if LABEL_LAYER in labels and min(silent_s.get(worker, epoch_s), epoch_s) > DEAD_S:
                 self._engine.remove_image(name)
 
     def _heartbeats(self, now: float) -> tuple[dict[str, float], float]:
@@ -138,6 +133,6 @@ class Reaper:
             return False
         log.info(
             "a container that was left over is removed",
-            extra={"container": container.name, "worker": container.labels.get(containers.WORKER, "")},
+            extra={"container": container.name, "worker": container.labels.get(LABEL_WORKER, "")},
         )
         return True

@@ -12,24 +12,24 @@ from pathlib import Path
 from typing import Final
 
 _NAME: Final = "relay"
-_MOUNTED: Final = "/.everwarm-lane"
+_MOUNTED: Final = "/.everwarm-socket"
 
 #: What the relay connects to, in its container.
 SOCKET: Final = f"{_MOUNTED}/{_NAME}"
 
 
-class Lane:
+class RelaySocket:
     """The socket of one environment, below a directory that no other user may enter."""
 
     def __init__(self, parent: Path, environment: str) -> None:
-        """Raises ``OSError``."""
+        """Make the directory, named after the environment, below ``parent``. Raises ``OSError``."""
         self._directory = parent / environment
         # Who is root in the container need be neither root nor this user here.
         self._directory.mkdir(mode=0o711)
         self.mount: Final = (str(self._directory), _MOUNTED)
 
     def listen(self) -> socket.socket:
-        """A socket that listens."""
+        """A socket that listens for the relay. Raises ``OSError``."""
         listener = socket.socket(socket.AF_UNIX)
         try:
             directory = os.open(self._directory, os.O_PATH | os.O_DIRECTORY)
@@ -46,5 +46,5 @@ class Lane:
         return listener
 
     def remove(self) -> None:
-        """The container is gone, or was never made."""
+        """Remove socket and directory: the container is gone, or was never made."""
         shutil.rmtree(self._directory, ignore_errors=True)

@@ -9,17 +9,18 @@ could write, and its own process, file system, host name and network namespaces.
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from workers import engine as containers
 from workers.contract.messages import FunctionSpec
 from workers.contract.variables import RESERVED
-from workers.engine import ContainerSpec, Image
-from workers.environments.keeper import FunctionFault
-from workers.link.relay_link import FunctionIdentity, Start
+from workers.engine import LABEL_ENVIRONMENT, LABEL_FUNCTION, LABEL_REVISION, ContainerSpec, Image
+from workers.environments.starter import FunctionFault
+from workers.link.answers import FunctionIdentity, Start
 from workers.runtimes.variables import credentials, log_stream, standard
 from workers.settings import WorkerSettings
 
 RELAY: Final = "/.everwarm-relay"
 """Where the relay is in every container."""
+IDLE_RELAY: Final = (RELAY, "--idle")
+"""The command of a container whose first process only waits, and ends when its standard input is closed."""
 TASK: Final = "/var/task"
 TMP: Final = "/tmp"  # noqa: S108 - the function's own, in its container
 BOOTSTRAPS: Final = ("/var/task/bootstrap", "/opt/bootstrap")
@@ -62,13 +63,13 @@ def container_spec(
     cpus = spec.memory_mb / _MB_PER_CPU
     return ContainerSpec(
         image=image,
-        name=f"everwarm-{spec.function[:40]}-{labels[containers.ENVIRONMENT][:12]}",
+        name=f"everwarm-{spec.function[:40]}-{labels[LABEL_ENVIRONMENT][:12]}",
         command=tuple(command),
         labels={
             **flags.labels,
             **labels,
-            containers.REVISION: spec.revision,
-            containers.FUNCTION: f"{spec.account}:{spec.region}:{spec.function}:{spec.version}",
+            LABEL_REVISION: spec.revision,
+            LABEL_FUNCTION: f"{spec.account}:{spec.region}:{spec.function}:{spec.version}",
         },
         user=flags.user or "0:0",
         mounts=[*mounts, *flags.mounts],
@@ -104,9 +105,9 @@ def start_frame(
     *,
     own_network: bool,
     limited: bool,
-    lane: str = "",
+    worker_socket: str = "",
 ) -> Start:
-    """What the relay is to start in it; where the engine limits no memory (``limited``) the relay does.
+    """What the relay is to start in the container; where the engine limits no memory (``limited``) the relay does.
 
     Raises :class:`FunctionFault` for an image that starts nothing.
     """
@@ -125,7 +126,7 @@ def start_frame(
         tmp_mb=spec.ephemeral_mb,
         response_limit=settings.max_payload_bytes,
         runtime_api=RUNTIME_API if own_network else "127.0.0.1:0",
-        lane=lane,
+        worker_socket=worker_socket,
         function=FunctionIdentity(spec.function, spec.version, spec.handler),
         api=settings.function_api != "none",
         api_env=() if settings.disable_endpoint_url else ("AWS_ENDPOINT_URL_LAMBDA",),

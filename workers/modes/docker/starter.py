@@ -2,19 +2,18 @@
 runtime there. In docker an environment takes one invocation and is destroyed; in docker-reuse it is kept.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from workers.contract.messages import FunctionSpec
 from workers.environments.environment import Environment
-from workers.function_logs import Journal, Shipper
-from workers.link.container_relay import AttachedRelay
+from workers.link.container_relay import ContainerRelay
 from workers.link.loop_thread import LoopThread
-from workers.link.relay_link import ApiRequest
-from workers.modes.docker.sandboxes import Box, Boxes
+from workers.modes.docker.relays import ContainerRelays
+from workers.modes.docker.sandboxes import ContainerSandbox, ContainerSandboxes
 from workers.modes.docker.spec import RELAY
 from workers.settings import WorkerSettings
 
@@ -27,107 +26,70 @@ _CLOSE_S: Final = 5.0
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Resources:
+    """What an environment has as long as it lives."""
+
+    sandbox: ContainerSandbox
+    relay: ContainerRelay
+
+
 class DockerStarter:
     """Starts environments as containers."""
 
     def __init__(
-        self,
-        settings: WorkerSettings,
-        loop: LoopThread,
-        shipper: Shipper,
-        on_api: Callable[[Environment, ApiRequest], None],
-        boxes: Boxes,
+        self, settings: WorkerSettings, loop: LoopThread, relays: ContainerRelays, sandboxes: ContainerSandboxes
     ) -> None:
-        self._settings = settings
         self._loop = loop
-        self._shipper = shipper
-        self._on_api = on_api
-        self._boxes = boxes
-        self._held: dict[str, tuple[Box, AttachedRelay]] = {}
+        self._relays = relays
+        self._sandboxes = sandboxes
+        self._resources: dict[str, _Resources] = {}
         self.single_use = settings.mode == "docker"
         self.hand_back_s = 0.0 if self.single_use else 0.05
 
     def prepare(self, spec: FunctionSpec, code_url: str) -> str:
-        """Have the image here, and what is put on it."""
-        return self._boxes.prepare(spec, code_url)
+        """Have the function's image here, and what is put on it. Raises ``StartError``."""
+        return self._sandboxes.prepare(spec, code_url)
 
     def start(self, environment: Environment, code_url: str) -> None:
         """Create, attach and start its container, and send its relay START. Raises ``StartError``; nothing is left then."""
-        relay = new_relay(environment, self._on_api, environment.on_exit)
-        environment.relay = relay
-        environment.journal = new_journal(environment, relay, self._loop, self._shipper, self._settings)
+        relay = self._relays.attach_new(environment, environment.on_exit)
 
-        def run(box: Box) -> None:
-            frame = self._boxes.start_frame(environment, box)
-            stream = self._boxes.engine.attach(box.container)
-            self._loop.submit(relay.connect(stream, box.lane.listen() if box.lane else None)).result()
+        def run(sandbox: ContainerSandbox) -> None:
+            frame = self._sandboxes.start_frame(environment, sandbox)
+            stream = self._sandboxes.engine.attach(sandbox.container)
+            listener = sandbox.relay_socket.listen() if sandbox.relay_socket else None
+            self._loop.submit(relay.connect(stream, listener)).result()
             self._loop.call(relay.link.start, frame)
-            self._boxes.engine.start(box.container)
-            self._held[environment.id] = (box, relay)
+            self._sandboxes.engine.start(sandbox.container)
+            self._resources[environment.id] = _Resources(sandbox, relay)
 
-        self._boxes.make(environment, code_url, (RELAY,), run, with_lane=True)
+        self._sandboxes.make(environment, code_url, (RELAY,), run, with_socket=True)
 
-    def wake(self, environment: Environment) -> Callable[[], bool]:
+    def activate(self, environment: Environment) -> Callable[[], bool]:
         """Ask its relay, unless that has just spoken: a paused container says nothing of itself."""
         if time.monotonic() - environment.last_use < _FRESH_S:
             return lambda: environment.usable
-        return environment.answers(_ANSWER_S)
+        return environment.ping(_ANSWER_S)
 
-    def rest(self, environment: Environment, left_s: float) -> bool:
+    def after_invocation(self, environment: Environment, left_s: float) -> bool:
         """Whether the runtime asks for the next event in time, and may have one."""
         return environment.wait_idle(left_s) and not self.single_use
 
     def destroy(self, environment: Environment) -> None:
         """End its container, in the background."""
-        held = self._held.pop(environment.id, None)
-        if held is not None:
-            self._loop.submit(self._give_up(*held))
+        resources = self._resources.pop(environment.id, None)
+        if resources is not None:
+            self._loop.submit(self._dispose(resources))
 
-    async def _give_up(self, box: Box, relay: AttachedRelay) -> None:
-        await self._boxes.give_up(box, ended=await relay.close(_CLOSE_S))
+    async def _dispose(self, resources: _Resources) -> None:
+        await self._sandboxes.dispose(resources.sandbox, ended=await resources.relay.close(_CLOSE_S))
 
     def ready(self, knows: Callable[[str], bool]) -> None:
         """Look for containers that are left over."""
-        self._boxes.ready(knows)
+        self._sandboxes.ready(knows)
 
     def close(self) -> None:
         """Wait until all are gone; every environment was destroyed before."""
-        settle(self._loop)
-        self._boxes.close()
-
-
-def new_relay(
-    environment: Environment,
-    on_api: Callable[[Environment, ApiRequest], None],
-    on_exit: Callable[..., None],
-) -> AttachedRelay:
-    """The relay of an environment, tied to it."""
-    return AttachedRelay(
-        on_log=environment.on_log,
-        on_idle=environment.on_idle,
-        on_exit=on_exit,
-        on_api=lambda request: on_api(environment, request),
-    )
-
-
-def new_journal(
-    environment: Environment, relay: AttachedRelay, loop: LoopThread, shipper: Shipper, settings: WorkerSettings
-) -> Journal:
-    """Its journal, which slows the relay down when logs can't be sent."""
-    return Journal(
-        shipper,
-        environment.spec,
-        lambda: loop.call(relay.pause_reading),
-        lambda: loop.call(relay.resume_reading),
-        settings.truncate_stdout,
-    )
-
-
-def settle(loop: LoopThread) -> None:
-    """Wait for the destructions under way on the links' loop."""
-
-    async def others() -> None:
-        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    loop.submit(others()).result(30)
+        self._loop.settle()
+        self._sandboxes.close()

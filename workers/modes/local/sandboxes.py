@@ -1,7 +1,7 @@
 """What a local environment has to itself: a directory, a user id (as root), a memory group (where there are any), a relay.
 
-Making these takes about as long as Python takes to start, so one place is made in advance, and its relay waits for
-START. It knows nothing of any function: what is to stay visible beside its private /tmp is the same for all of them.
+Making these takes about as long as Python takes to start, so one sandbox is made in advance, and its relay waits for
+START. A sandbox knows nothing of any function: what is to stay visible beside its private /tmp is the same for all of them.
 """
 
 import asyncio
@@ -11,74 +11,107 @@ import secrets
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from workers.disk.removal import remove
-from workers.disk.uids import Identity, NoIdentity, take
+from workers.disk.uids import Identity, NoIdentity, take_identity
 from workers.environments.environment import Environment
+from workers.function_logs import LogBuffer
+from workers.link.answers import ApiRequest, End
 from workers.link.loop_thread import LoopThread
-from workers.link.process_relay import RelayMissing, RelayProcess, spawn
-from workers.link.relay_link import ApiRequest, End
+from workers.link.process_relay import RelayProcess, spawn
 from workers.modes.local.cgroups import MemoryGroups
+from workers.relay.binaries import RelayMissing
 
-#: By then the environment that took the last one has started, with the processor for itself.
+#: How long the next sandbox in advance waits: by then the environment that took the last one has started, with the
+#: processor for itself.
 _REFILL_S: Final = 0.1
 
 log = logging.getLogger(__name__)
 
 
-class Place:
-    """One environment's; ``relay`` is set by :class:`Places`."""
+@dataclass(frozen=True, slots=True)
+class _Directory:
+    """A sandbox's own directory, and the user who may enter it (``None``: the worker's)."""
 
-    relay: RelayProcess
-    group: Path | None = None
-    """The memory group that the relay was put into in advance."""
+    path: Path
+    identity: Identity | None
 
-    def __init__(
-        self, directory: Path, identity: Identity | None, on_api: Callable[[Environment, ApiRequest], None]
-    ) -> None:
-        self.directory: Final = directory
-        self.scratch: Final = directory / "tmp"
-        self.identity: Final = identity
+    @property
+    def scratch(self) -> Path:
+        return self.path / "tmp"
+
+    def make(self) -> None:
+        for path in (self.path, self.scratch):
+            path.mkdir(mode=0o700)
+            if self.identity is not None:
+                os.chown(path, self.identity.uid, self.identity.uid)
+
+
+class _RelayEvents:
+    """What a relay says goes to the environment that took its sandbox; before START there is only an end."""
+
+    def __init__(self, on_api: Callable[[Environment, ApiRequest], None]) -> None:
         self._on_api = on_api
-        self._environment: Environment | None = None
+        self.environment: Environment | None = None
 
-    def give_to(self, environment: Environment) -> None:
-        """From here on the environment hears of what its relay says."""
-        self._environment = environment
-        environment.relay = self.relay
+    def on_log(self, data: bytes) -> None:
+        if self.environment is not None:
+            self.environment.on_log(data)
+
+    def on_idle(self) -> None:
+        if self.environment is not None:
+            self.environment.on_idle()
+
+    def on_exit(self, end: End) -> None:
+        if self.environment is not None:
+            self.environment.on_exit(end)
+
+    def on_api(self, request: ApiRequest) -> None:
+        if self.environment is not None:
+            self._on_api(self.environment, request)
+
+
+class LocalSandbox:
+    """What one environment has to itself; made by :class:`LocalSandboxes`."""
+
+    def __init__(self, directory: _Directory, relay: RelayProcess, events: _RelayEvents) -> None:
+        self._directory = directory
+        self._events = events
+        self.relay: Final = relay
+        self.group: Path | None = None
+        """The memory group that the relay was put into in advance."""
+
+    @property
+    def directory(self) -> Path:
+        """The sandbox's own directory."""
+        return self._directory.path
+
+    @property
+    def scratch(self) -> Path:
+        """The function's directory for temporary files."""
+        return self._directory.scratch
+
+    @property
+    def identity(self) -> Identity | None:
+        """The user who runs the function; ``None``: the worker's."""
+        return self._directory.identity
+
+    def attach_to(self, environment: Environment, log_buffer: LogBuffer) -> None:
+        """From here on the environment runs on the sandbox's relay, and hears of what that says."""
+        environment.attach(self.relay, log_buffer)
+        self._events.environment = environment
 
     @property
     def fresh(self) -> bool:
-        """Whether its relay waits for START."""
+        """Whether the relay waits for START."""
         return self.relay.link.state == "new"
 
-    # Callbacks of the link; before START there is only an end.
 
-    def on_log(self, data: bytes) -> None:
-        """The function wrote something."""
-        if self._environment is not None:
-            self._environment.on_log(data)
-
-    def on_idle(self) -> None:
-        """The runtime asks for the next event."""
-        if self._environment is not None:
-            self._environment.on_idle()
-
-    def on_exit(self, end: End) -> None:
-        """The process tree is gone."""
-        if self._environment is not None:
-            self._environment.on_exit(end)
-
-    def on_api(self, request: ApiRequest) -> None:
-        """The function calls the Lambda API."""
-        if self._environment is not None:
-            self._on_api(self._environment, request)
-
-
-class Places:
-    """The places of one worker, below one directory."""
+class LocalSandboxes:
+    """The sandboxes of one worker, below one directory."""
 
     def __init__(
         self,
@@ -97,14 +130,14 @@ class Places:
         self._keep = tuple(keep)
         self._on_api = on_api
         self._lock = threading.Lock()
-        self._spare: Place | None = None
+        self._spare: LocalSandbox | None = None
         self._refilling = False
         self._refill_done: Future[None] | None = None
         self._closed = False
         self._refill_later()
 
-    def take(self, code: Path) -> Place:
-        """A place whose environment sees ``code``. Raises ``OSError``, ``NoIdentity`` or ``RelayMissing``."""
+    def take(self, code: Path) -> LocalSandbox:
+        """A sandbox whose environment sees ``code``. Raises ``OSError``, ``NoIdentity`` or ``RelayMissing``."""
         if not any(code.is_relative_to(kept) for kept in self._keep):
             return self._make((*self._keep, code))
         with self._lock:
@@ -117,22 +150,22 @@ class Places:
         self._loop.submit(self.destroy(spare))
         return self._make(self._keep)
 
-    def limit(self, place: Place, memory_mb: int) -> list[str]:
+    def limit(self, sandbox: LocalSandbox, memory_mb: int) -> list[str]:
         """Limit the memory of what its relay will start; answers the groups for START, none when the relay must do it."""
-        group = place.group
+        group = sandbox.group
         if group is None:
-            group = self._memory.create(place.directory.name, memory_mb)
+            group = self._memory.create(sandbox.directory.name, memory_mb)
         elif not self._memory.limit(group, memory_mb):
             return []
         return [] if group is None else [str(group)]
 
-    async def destroy(self, place: Place) -> None:
+    async def destroy(self, sandbox: LocalSandbox) -> None:
         """On the links' loop: end the relay, remove directory and group, and give the user id back."""
-        await place.relay.close()
-        await asyncio.get_running_loop().run_in_executor(None, self._clear, place)
+        await sandbox.relay.close()
+        await asyncio.get_running_loop().run_in_executor(None, self._clear, sandbox.directory, sandbox.identity)
 
     def close(self) -> None:
-        """No place is taken any more."""
+        """End the sandbox that was made in advance; none is taken any more."""
         with self._lock:
             self._closed = True
             spare, self._spare = self._spare, None
@@ -141,40 +174,40 @@ class Places:
         if spare is not None:
             self._loop.submit(self.destroy(spare)).result()
 
-    def _make(self, keep: Sequence[Path]) -> Place:
-        identity = take(self._uids) if self._uids is not None else None
-        place = Place(self._directory / secrets.token_hex(16), identity, self._on_api)
+    def _make(self, keep: Sequence[Path]) -> LocalSandbox:
+        identity = take_identity(self._uids) if self._uids is not None else None
+        directory = _Directory(self._directory / secrets.token_hex(16), identity)
+        events = _RelayEvents(self._on_api)
         try:
-            _make_private(place.directory, identity)
-            _make_private(place.scratch, identity)
-            place.relay = self._loop.submit(self._spawn(place, keep)).result()
+            directory.make()
+            relay = self._loop.submit(self._spawn(directory, events, keep)).result()
         except BaseException:
-            self._clear(place)
+            self._clear(directory.path, identity)
             raise
-        return place
+        return LocalSandbox(directory, relay, events)
 
-    def _make_spare(self) -> Place:
-        place = self._make(self._keep)
-        place.group = self._memory.prepare(place.directory.name, place.relay.pid)
-        return place
+    def _make_spare(self) -> LocalSandbox:
+        sandbox = self._make(self._keep)
+        sandbox.group = self._memory.prepare(sandbox.directory.name, sandbox.relay.pid)
+        return sandbox
 
-    def _clear(self, place: Place) -> None:
+    def _clear(self, directory: Path, identity: Identity | None) -> None:
         try:
-            remove(place.directory)
-            self._memory.remove(place.directory.name)
+            remove(directory)
+            self._memory.remove(directory.name)
         finally:
-            if place.identity is not None:
-                place.identity.close()
+            if identity is not None:
+                identity.close()
 
-    async def _spawn(self, place: Place, keep: Sequence[Path]) -> RelayProcess:
+    async def _spawn(self, directory: _Directory, events: _RelayEvents, keep: Sequence[Path]) -> RelayProcess:
         private = self._uids is not None
         return await spawn(
-            on_log=place.on_log,
-            on_idle=place.on_idle,
-            on_exit=place.on_exit,
-            on_api=place.on_api,
-            private_tmp=str(place.scratch) if private else "",
-            keep=[str(path) for path in (*keep, place.scratch)] if private else (),
+            on_log=events.on_log,
+            on_idle=events.on_idle,
+            on_exit=events.on_exit,
+            on_api=events.on_api,
+            private_tmp=str(directory.scratch) if private else "",
+            keep=[str(path) for path in (*keep, directory.scratch)] if private else (),
         )
 
     def _refill_later(self) -> None:
@@ -187,10 +220,10 @@ class Places:
     async def _refill(self) -> None:
         await asyncio.sleep(_REFILL_S)
         try:
-            spare: Place | None = await asyncio.get_running_loop().run_in_executor(None, self._make_spare)
+            spare: LocalSandbox | None = await asyncio.get_running_loop().run_in_executor(None, self._make_spare)
         except (OSError, NoIdentity, RelayMissing) as error:
             # The next environment meets the same, and its caller is told.
-            log.debug("no place could be made in advance: %s", error)
+            log.debug("no sandbox could be made in advance: %s", error)
             spare = None
         with self._lock:
             self._refilling = False
@@ -198,9 +231,3 @@ class Places:
                 self._spare, spare = spare, None
         if spare is not None:
             await self.destroy(spare)
-
-
-def _make_private(path: Path, identity: Identity | None) -> None:
-    path.mkdir(mode=0o700)
-    if identity is not None:
-        os.chown(path, identity.uid, identity.uid)

@@ -16,21 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from workers import runtimes
 from workers.contract.messages import FunctionSpec
 from workers.disk import uids
-from workers.disk.code_cache import CodeCache, Tree
+from workers.disk.code_cache import CodeCache, CodeUnavailable, Tree
 from workers.disk.run_directory import RunDirectory, place
 from workers.environments.environment import Environment
-from workers.environments.keeper import FunctionFault, StartError
-from workers.function_logs import Journal, Shipper
+from workers.environments.starter import FunctionFault, StartError
+from workers.function_logs import LogBuffer, Shipper
+from workers.link.answers import ApiRequest, FunctionIdentity, Start
 from workers.link.loop_thread import LoopThread
-from workers.link.process_relay import RelayMissing
-from workers.link.relay_link import ApiRequest, FunctionIdentity, Start
 from workers.modes.local.cgroups import MemoryGroups, remove_leftovers
-from workers.modes.local.sandboxes import Place, Places
-from workers.runtimes import InvalidEntrypoint, RuntimeUnavailable
-from workers.runtimes.variables import credentials, log_stream
+from workers.modes.local.sandboxes import LocalSandbox, LocalSandboxes
+from workers.relay.binaries import RelayMissing
+from workers.runtimes.clients import install_clients
+from workers.runtimes.commands import Command, InvalidEntrypoint, RuntimeUnavailable, runtime_command
+from workers.runtimes.variables import credentials, log_stream, process_environment
 from workers.settings import WorkerSettings
 
 #: Processes and threads of an environment, as on AWS.
@@ -38,11 +38,11 @@ PROCESSES: Final = 1024
 
 
 @dataclass(slots=True)
-class _Held:
+class _Resources:
     """What an environment has as long as it lives."""
 
     tree: Tree
-    place: Place | None = None
+    sandbox: LocalSandbox | None = None
 
 
 class LocalStarter:
@@ -63,29 +63,29 @@ class LocalStarter:
             uids.remove_leftovers()
         self._run = RunDirectory(place(settings.data_dir), remove_leftovers)
         self._memory = MemoryGroups(self._run.path)
-        places = self._run.path / "environments"
-        places.mkdir(mode=0o711)
+        sandboxes = self._run.path / "environments"
+        sandboxes.mkdir(mode=0o711)
         code = self._run.path / "code"
         code.mkdir(mode=0o711)
         self._code = CodeCache(code, self._uids)
-        self._clients = runtimes.install(self._run.path / "clients")
-        self._places = Places(places, self._uids, loop, self._memory, (self._clients, code), on_api)
-        self._held: dict[str, _Held] = {}
+        self._clients = install_clients(self._run.path / "clients")
+        self._sandboxes = LocalSandboxes(sandboxes, self._uids, loop, self._memory, (self._clients, code), on_api)
+        self._resources: dict[str, _Resources] = {}
 
     single_use = False
     hand_back_s = 0.01
 
     @property
     def directory(self) -> Path:
-        """The worker's own, gone with it."""
+        """The worker's own directory, gone with it."""
         return self._run.path
 
     def prepare(self, spec: FunctionSpec, code_url: str) -> str:  # noqa: ARG002 - as every starter's
-        """The zip was checked when it was accepted."""
+        """Do nothing: the zip was checked when it was accepted."""
         return ""
 
     def start(self, environment: Environment, code_url: str) -> None:
-        """Take a place and send its relay START. Raises :class:`StartError`, and leaves nothing behind then."""
+        """Take a sandbox and send its relay START. Raises :class:`StartError`, and leaves nothing behind then."""
         try:
             self._start(environment, code_url)
         except (OSError, uids.NoIdentity, RelayMissing) as error:
@@ -98,32 +98,27 @@ class LocalStarter:
     def _start(self, environment: Environment, code_url: str) -> None:
         spec = environment.spec
         tree = self._tree(spec, code_url)
-        held = self._held[environment.id] = _Held(tree)
+        resources = self._resources[environment.id] = _Resources(tree)
         command = self._command(spec, tree)
-        taken = held.place = self._places.take(tree.path)
-        relay = taken.relay
-        environment.journal = Journal(
-            self._shipper,
-            spec,
-            lambda: self._loop.call(relay.pause_reading),
-            lambda: self._loop.call(relay.resume_reading),
-            self._settings.truncate_stdout,
+        sandbox = resources.sandbox = self._sandboxes.take(tree.path)
+        relay = sandbox.relay
+        sandbox.attach_to(
+            environment, LogBuffer(self._shipper, spec, relay, self._loop, self._settings.truncate_stdout)
         )
-        taken.give_to(environment)
-        identity = taken.identity
+        identity = sandbox.identity
         gid = tree.gid if tree.gid is not None else (identity.uid if identity else None)
         start = Start(
             argv=command.argv,
-            env=self._variables(environment, command, tree, taken.scratch),
+            env=self._variables(environment, command, tree, sandbox.scratch),
             cwd=str(tree.path),
             uid=identity.uid if identity else None,
             gid=gid if identity else None,
             memory_mb=spec.memory_mb,
-            memory_cgroup=self._places.limit(taken, spec.memory_mb),
+            memory_cgroup=self._sandboxes.limit(sandbox, spec.memory_mb),
             response_limit=self._settings.max_payload_bytes,
             check_peer_uid=identity is not None,
             process_limit=PROCESSES if identity else 0,
-            tmp=str(taken.scratch),
+            tmp=str(sandbox.scratch),
             tmp_mb=spec.ephemeral_mb,
             function=FunctionIdentity(spec.function, spec.version, spec.handler),
             api=self._settings.function_api != "none",
@@ -131,26 +126,26 @@ class LocalStarter:
         )
         self._loop.call(relay.link.start, start)
 
-    def wake(self, environment: Environment) -> Callable[[], bool]:
-        """A process' end is always heard of."""
+    def activate(self, environment: Environment) -> Callable[[], bool]:
+        """Ask nothing: the end of a process is always heard of."""
         return lambda: environment.usable
 
-    def rest(self, environment: Environment, left_s: float) -> bool:
+    def after_invocation(self, environment: Environment, left_s: float) -> bool:
         """Whether the runtime asks for the next event in time."""
         return environment.wait_idle(left_s)
 
     def destroy(self, environment: Environment) -> None:
-        """Give up its place and its code, in the background."""
-        held = self._held.pop(environment.id, None)
-        if held is not None:
-            self._loop.submit(self._give_up(held))
+        """Clear away its sandbox, and release its code, in the background."""
+        resources = self._resources.pop(environment.id, None)
+        if resources is not None:
+            self._loop.submit(self._dispose(resources))
 
-    async def _give_up(self, held: "_Held") -> None:
+    async def _dispose(self, resources: "_Resources") -> None:
         try:
-            if held.place is not None:
-                await self._places.destroy(held.place)
+            if resources.sandbox is not None:
+                await self._sandboxes.destroy(resources.sandbox)
         finally:
-            await asyncio.get_running_loop().run_in_executor(None, self._code.release, held.tree)
+            await asyncio.get_running_loop().run_in_executor(None, self._code.release, resources.tree)
 
     def _tree(self, spec: FunctionSpec, code_url: str) -> Tree:
         if spec.hot_reload_path:
@@ -162,11 +157,14 @@ class LocalStarter:
             return Tree(path, None)
         if spec.package_type != "Zip":
             raise StartError("Container images need a docker mode.", "InvalidRuntimeException")
-        return self._code.use(spec.code_sha256, self._settings.endpoint + code_url)
-
-    def _command(self, spec: FunctionSpec, tree: Tree) -> runtimes.Command:
         try:
-            return runtimes.command(
+            return self._code.use(spec.code_sha256, self._settings.endpoint + code_url)
+        except CodeUnavailable as error:
+            raise StartError(str(error)) from error
+
+    def _command(self, spec: FunctionSpec, tree: Tree) -> Command:
+        try:
+            return runtime_command(
                 spec,
                 tree.path,
                 self._settings.local_runtimes,
@@ -178,14 +176,12 @@ class LocalStarter:
         except RuntimeUnavailable as error:
             raise StartError(str(error), "InvalidRuntimeException") from error
 
-    def _variables(
-        self, environment: Environment, command: runtimes.Command, tree: Tree, scratch: Path
-    ) -> dict[str, str]:
+    def _variables(self, environment: Environment, command: Command, tree: Tree, scratch: Path) -> dict[str, str]:
         spec = environment.spec
         hostname = self._settings.hostname
         named = {"LOCALSTACK_HOSTNAME": hostname, "EVERWARM_HOSTNAME": hostname} if hostname else {}
         return {
-            **runtimes.environment(
+            **process_environment(
                 spec,
                 command,
                 tree.path,
@@ -198,17 +194,12 @@ class LocalStarter:
         }
 
     def ready(self, knows: Callable[[str], bool]) -> None:
-        """One place is made in advance anyway."""
+        """Do nothing: one sandbox is made in advance anyway."""
 
     def close(self) -> None:
         """Remove what is left; every environment was destroyed before."""
-        self._places.close()
-        self._loop.submit(self._settle()).result(30)
+        self._sandboxes.close()
+        self._loop.settle()
         self._memory.close()
         self._code.close()
         self._run.close()
-
-    async def _settle(self) -> None:
-        """Wait for the destructions under way."""
-        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        await asyncio.gather(*others, return_exceptions=True)
