@@ -1,4 +1,4 @@
-"""``LAMBDA_DOCKER_FLAGS``: the flags of ``docker run`` that hold for every function's container."""
+"""``LAMBDA_DOCKER_FLAGS``: the flags of ``docker run`` that apply to every function's container."""
 
 import argparse
 import shlex

@@ -20,7 +20,7 @@ from workers.contract.transport import Polls, broker_url
 TASK: Final = "everwarm.run"
 SERIALIZER: Final = "everwarm-msgpack"
 CONTENT_TYPE: Final = "application/x-msgpack"
-#: What stands in the message's headers instead of the arguments, which hold payloads and environment values.
+#: What stands in the message's headers instead of the arguments, which contain payloads and environment values.
 HIDDEN: Final = "(…)"
 
 _NO_CALLBACKS: Final = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
