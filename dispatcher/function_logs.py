@@ -19,8 +19,9 @@ import redis.asyncio
 from redis import RedisError
 
 from dispatcher.loops import cancel
-from dispatcher.redis_client import run_script
+from dispatcher.redis_client import run_call
 from workers.contract import keys
+from workers.contract.scripts import locks
 
 _POLL_S: Final = 0.2
 _CHUNKS: Final = 64
@@ -95,8 +96,7 @@ class Logs:
 
     async def _lock_writing(self) -> bool:
         """Whether this dispatcher is, or becomes, the one that stores."""
-        word = await run_script(self._redis, "hold", [keys.LOG_WRITER], [self._token, _TURN_MS])
-        return bool(word == b"held")
+        return await run_call(self._redis, locks.lock(keys.LOG_WRITER, owner=self._token, life_ms=_TURN_MS)) == "locked"
 
     def _append(self, stream: str, data: bytes) -> None:
         account, region, function = stream.removeprefix(keys.log("", "", "").rstrip(":") + ":").split(":", 2)

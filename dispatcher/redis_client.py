@@ -1,11 +1,13 @@
-"""Redis as the dispatcher uses it: connections, and the scripts by name."""
+"""Redis as the dispatcher uses it: connections, and calls of scripts."""
 
-from collections.abc import Awaitable, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable
+from typing import Any, Final, TypeVar
 
 import redis.asyncio
 
-from workers.contract import scripts
+from workers.contract.scripts.call import Call
+
+Answer = TypeVar("Answer")
 
 _TIMEOUT_S: Final = 2.0
 _CONNECTIONS: Final = 32
@@ -23,13 +25,14 @@ def connect(url: str) -> "redis.asyncio.Redis":
     return redis.asyncio.Redis.from_pool(pool)
 
 
-async def run_script(client: "redis.asyncio.Redis", name: str, names: Sequence[str], arguments: Sequence[Any]) -> Any:
+async def run_call(client: "redis.asyncio.Redis", call: Call[Answer]) -> Answer:
     """Run a script; raises Redis' errors."""
-    script = scripts.load(name)
+    execute: Any = client.execute_command  # redis-py has no types for commands as such
     try:
-        return await client.evalsha(script.sha, len(names), *names, *arguments)
+        answer = await execute(*call.evalsha())
     except redis.exceptions.NoScriptError:
-        return await client.eval(script.source, len(names), *names, *arguments)
+        answer = await execute(*call.eval())
+    return call.decode(answer)
 
 
 async def result_of(answer: "Awaitable[Any] | Any") -> Any:

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 from workers.contract import keys
 from workers.contract.messages import FunctionSpec
+from workers.contract.scripts import logs
 from workers.link.loop_thread import LoopThread
 from workers.redis_client import Store, Unavailable
 
@@ -111,8 +112,8 @@ class Shipper:
 
     def _append(self, stream: str, chunk: bytes, *, force: bool) -> bool:
         try:
-            word = self._store.word(
-                "append_log", [stream, keys.LOGS], [chunk, _STREAM_LIFE_MS, _STREAM_CHUNKS, "1" if force else ""]
+            word = self._store.run(
+                logs.append(stream, chunk, most_chunks=_STREAM_CHUNKS, life_ms=_STREAM_LIFE_MS, drop_oldest=force)
             )
         except Unavailable:
             if force:

@@ -1,15 +1,14 @@
-"""Redis as a worker uses it: the scripts by name, from any thread."""
+"""Redis as a worker uses it: calls of scripts, from any thread."""
 
 import threading
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 from redis._parsers.base import BaseParser
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from workers.contract import scripts
+from workers.contract.scripts.call import Call
 
 #: A command that takes longer means that Redis hangs: the caller retries or gives up.
 TIMEOUT_S = 2.0
@@ -32,9 +31,9 @@ Unavailable = (
     WritesRefused,
 )
 
-
-#: A script's name, keys and arguments.
-Step = tuple[str, Sequence[str], Sequence[str | bytes | int | float]]
+Answer = TypeVar("Answer")
+First = TypeVar("First")
+Second = TypeVar("Second")
 
 
 class Store:
@@ -60,42 +59,35 @@ class Store:
             self._local.client = found
         return found
 
-    def run(self, name: str, keys: Sequence[str], args: Sequence[str | bytes | int | float]) -> Any:
+    def run(self, call: Call[Answer]) -> Answer:
         """Run a script. A lost connection is tried again once: every script may be repeated (an owner token fences it).
 
         Raises ``redis.ConnectionError`` or ``redis.TimeoutError`` (:data:`Unavailable`) when Redis is gone.
         """
-        script = scripts.load(name)
+        client: Any = self.client  # redis-py has no types for commands as such
         try:
-            return self.client.evalsha(script.sha, len(keys), *keys, *args)
+            answer = client.execute_command(*call.evalsha())
         except redis.exceptions.NoScriptError:
-            return self.client.eval(script.source, len(keys), *keys, *args)
+            answer = client.execute_command(*call.eval())
+        return call.decode(answer)
 
-    def run_both(self, first: "Step", second: "Step") -> tuple[Any, Any]:
+    def run_both(self, first: Call[First], second: Call[Second]) -> tuple[First, Second]:
         """Run two scripts, one after the other, in one round trip. Raises as :meth:`run`; then either may have run."""
         connection: Any = self.client.connection  # this thread's one; a pipeline of redis-py takes twice the CPU
         if connection is None:
-            return self.run(*first), self.run(*second)
-        commands = [
-            ("EVALSHA", scripts.load(name).sha, len(keys), *keys, *args) for name, keys, args in (first, second)
-        ]
+            return self.run(first), self.run(second)
         try:
-            connection.send_packed_command(connection.pack_commands(commands))
+            connection.send_packed_command(connection.pack_commands((first.evalsha(), second.evalsha())))
             found = [_answer(connection), _answer(connection)]
         except Unavailable:
             connection.disconnect()  # or the answers would be taken for those of the next command
             raise
         if any(isinstance(one, redis.exceptions.NoScriptError) for one in found):
-            return self.run(*first), self.run(*second)
+            return self.run(first), self.run(second)
         for one in found:
             if isinstance(one, redis.RedisError):
                 raise one
-        return found[0], found[1]
-
-    def word(self, name: str, keys: Sequence[str], args: Sequence[str | bytes | int | float]) -> str:
-        """Run a script that answers with one word."""
-        answer: bytes = self.run(name, keys, args)
-        return answer.decode()
+        return first.decode(found[0]), second.decode(found[1])
 
 
 def _answer(connection: Any) -> Any:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Final, cast
 
 from workers.contract import keys
+from workers.contract.scripts import notices
 from workers.environments.keeper import EnvironmentKeeper
 from workers.execution.attempts import RunningAttempts
 from workers.execution.batch_ownership import BatchOwnership
@@ -94,20 +95,23 @@ class Upkeep:
     def beat(self) -> None:
         """Say that this worker lives. After a loss of Redis, which shows by a new epoch, register everything again."""
         settings = self._settings
-        answer: bytes = self._store.run(
-            "heartbeat",
-            [keys.worker(settings.name), keys.WORKERS, keys.EPOCH],
-            [
-                settings.name, HEARTBEAT_MS, secrets.token_hex(8),
-                "mode", settings.mode, "slots", settings.concurrency, "running", len(self._attempts),
-                "stopping", int(self.stopping), "host", socket.gethostname(), "pid", os.getpid(),
-            ],
-        )  # fmt: skip
+        description: dict[str, str | int] = {
+            "mode": settings.mode,
+            "slots": settings.concurrency,
+            "running": len(self._attempts),
+            "stopping": int(self.stopping),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+        }
+        epoch = self._store.run(
+            notices.heartbeat(
+                worker=settings.name, life_ms=HEARTBEAT_MS, new_epoch=secrets.token_hex(8), description=description
+            )
+        )
         self._environments.shared = self._store.client.zcard(keys.WORKERS) > 1
         if self._lost:
             log.info("Redis is back")
             self._lost = False
-        epoch = answer.decode()
         if epoch == self._epoch:
             return
         if self._epoch:

@@ -14,9 +14,10 @@ from typing import Any, Final
 
 from redis import RedisError
 
-from dispatcher.redis_client import connect, result_of, run_script
+from dispatcher.redis_client import connect, result_of, run_call
 from workers.contract import keys
 from workers.contract.messages import FunctionSpec, Prepare, Prepared, decode_prepared, encode
+from workers.contract.scripts import notices
 
 #: A worker's heartbeat lasts 5 s; in this time after a loss of Redis every living one has registered again.
 _REJOIN_S: Final = 3.0
@@ -176,9 +177,8 @@ class Fleet:
         ``version`` may be ``*``, and ``revision`` empty when the version is gone. A note that is lost costs nothing: such
         an environment never gets another invocation, and its idle time ends it.
         """
-        note = f"{function}:{version}={revision}"
         try:
-            await run_script(self._redis, "supersede", [keys.SUPERSEDED], [note, keys.SUPERSEDED_MS])
+            await run_call(self._redis, notices.supersede(function=function, version=version, revision=revision))
         except (RedisError, OSError) as error:
             log.info("old environments stay until they are idle for too long", extra={"error": str(error)})
 

@@ -22,7 +22,7 @@ from dispatcher.calls.admission import ACCOUNT_EXCEEDED, Slot
 from dispatcher.calls.fleet import Fleet
 from dispatcher.catalog.resolving import Target
 from dispatcher.loops import cancel
-from dispatcher.redis_client import connect, result_of, run_script
+from dispatcher.redis_client import connect, result_of, run_call
 from dispatcher.wire.errors import AwsError
 from workers.contract import keys
 from workers.contract.broker import envelope, queue
@@ -36,6 +36,7 @@ from workers.contract.messages import (
     decode_outcome,
     encode_batch,
 )
+from workers.contract.scripts import attempts, claim
 
 _TICK_S: Final = 0.5
 _RETRY_S: Final = 0.2
@@ -160,20 +161,22 @@ class SyncCalls:
         call.invocation = msgspec.structs.replace(sent, payload=payload)
         name = queue(call.mode, invocation.lane)
         message = envelope(encode_batch(VERSION, call.target.spec_raw, call.code_url, [sent]), name)
-        slot_ms = wait_ms + spec.timeout_s * 1000 + _START_SLACK_MS
-        payload_ms = wait_ms + _AFTERLIFE_MS + START_MS + spec.timeout_s * 1000
+        enqueue = attempts.enqueue(
+            sent,
+            limit=call.slot.limit,
+            place_ms=wait_ms + spec.timeout_s * 1000 + _START_SLACK_MS,
+            queue=name,
+            message=message,
+            payload=payload if separate else b"",
+            payload_ms=wait_ms + _AFTERLIFE_MS + START_MS + spec.timeout_s * 1000,
+        )
         try:
-            word = await run_script(
-                self._redis,
-                "enqueue",
-                [call.slot.key, name, keys.payload(invocation.request_id)],
-                [call.slot.limit, _member(sent), slot_ms, message, payload if separate else b"", payload_ms],
-            )
+            word = await run_call(self._redis, enqueue)
         except (RedisError, OSError) as error:
             log.warning("call refused: Redis is gone", extra={"error": str(error)})
             self._maybe_published.append(call)
             raise _unavailable("The queue can't be reached.") from error
-        if word == b"throttled":
+        if word == "throttled":
             raise _throttled(call.slot.reason)
 
     # Replies
@@ -259,7 +262,7 @@ class SyncCalls:
         """End a call, or publish it again, if no worker will answer it. ``state`` and ``worker`` are its record's."""
         call.seen_running = call.seen_running or state in ("run", "done")
         older_than_loss = call.accepted_at < self._fleet.redis_lost_at
-        if state in ("run", "held"):
+        if state in ("run", "reserved"):
             if not await self._fleet.is_alive(worker):
                 await self._abandon(call, _unavailable("The worker that ran the invocation died.", status=500))
         elif state == "done":
@@ -291,13 +294,9 @@ class SyncCalls:
 
     async def _void_attempt(self, call: _Call) -> bool:
         """Whether the call's attempt can't begin any more."""
-        word = await run_script(
-            self._redis,
-            "claim",
-            [keys.invocation(call.invocation.request_id), call.slot.key],
-            ["void", call.invocation.attempt, self.name, "", 0, _AFTERLIFE_MS, -1, "", 0],
-        )
-        return bool(word == b"void")
+        request_id, attempt = call.invocation.request_id, call.invocation.attempt
+        void = claim.void(request_id=request_id, attempt=attempt, asker=self.name, life_ms=_AFTERLIFE_MS)
+        return await run_call(self._redis, void) == "void"
 
     async def _abandon(self, call: _Call, error: AwsError) -> None:
         _fail(call, error)
@@ -306,26 +305,21 @@ class SyncCalls:
     async def _forget_attempt(self, call: _Call) -> None:
         """Give back what the attempt takes in Redis: its place in the slot and its payload."""
         spec = call.target.spec
-        await run_script(
-            self._redis,
-            "forget",
-            [
-                keys.concurrency(spec.account, spec.region, spec.function),
-                keys.concurrency(spec.account, spec.region),
-                keys.payload(call.invocation.request_id),
-                keys.invocation(call.invocation.request_id),
-            ],
-            [_member(call.invocation), call.invocation.attempt, _AFTERLIFE_MS],
+        forget = attempts.forget(
+            account=spec.account,
+            region=spec.region,
+            function=spec.function,
+            request_id=call.invocation.request_id,
+            attempt=call.invocation.attempt,
+            payload_key=keys.payload(call.invocation.request_id),
+            life_ms=_AFTERLIFE_MS,
         )
+        await run_call(self._redis, forget)
 
 
 def _fail(call: _Call, error: AwsError) -> None:
     if not call.future.done():
         call.future.set_exception(error)
-
-
-def _member(invocation: Invocation) -> str:
-    return f"{invocation.request_id}:{invocation.attempt}"
 
 
 def _throttled(reason: str) -> AwsError:

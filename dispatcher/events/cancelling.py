@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Final, Literal
 from dispatcher.ledger import cancelling, listing
 from dispatcher.ledger.ledger import Ledger
 from dispatcher.ledger.listing import Filters
-from dispatcher.redis_client import result_of, run_script
+from dispatcher.redis_client import result_of, run_call
 from workers.contract import keys
+from workers.contract.scripts import claim
 
 if TYPE_CHECKING:
     import redis.asyncio
@@ -133,14 +134,12 @@ class Canceller:
         in flight with this attempt any more.
         """
         record = keys.invocation(row.request_id)
-        word = await run_script(
-            self._redis, "claim", [record, ""], ["void", row.attempt, "canceller", "", 0, _VOID_MS, -1, "", 0]
-        )
+        void = claim.void(request_id=row.request_id, attempt=row.attempt, asker="canceller", life_ms=_VOID_MS)
         worker = ""
-        if word != b"void":
+        if await run_call(self._redis, void) != "void":
             found = await result_of(self._redis.hmget(record, "state", "attempt", "worker"))
             state, attempt, worker = ((value or b"").decode() for value in found)
-            if attempt == str(row.attempt) and state not in {"run", "held"}:
+            if attempt == str(row.attempt) and state not in {"run", "reserved"}:
                 return "ending"
             if attempt != str(row.attempt):
                 return "changed"

@@ -22,11 +22,12 @@ from dispatcher.events.slots import most_in_flight
 from dispatcher.ledger.endings import Ending
 from dispatcher.ledger.feeding import Fed, Plan, in_flight_since
 from dispatcher.loops import cancel, forever
-from dispatcher.redis_client import connect, result_of, run_script
+from dispatcher.redis_client import connect, result_of, run_call
 from dispatcher.wire.errors import AwsError
 from workers.contract import keys
 from workers.contract.broker import envelope, queue
 from workers.contract.messages import INLINE_PAYLOAD_BYTES, START_MS, VERSION, Invocation, Mode, encode_batch
+from workers.contract.scripts import attempts, claim
 
 if TYPE_CHECKING:
     import redis.asyncio
@@ -230,14 +231,12 @@ class Feeder:
     async def _examine(self, row: "InFlightEvent") -> Ending | None:
         """How an attempt ended of which no worker will say anything; None when one will, or has."""
         record = keys.invocation(row.request_id)
-        word = await run_script(
-            self._redis, "claim", [record, ""], ["void", row.attempt, "feeder", "", 0, _VOID_MS, -1, "", 0]
-        )
-        if word == b"void":
+        void = claim.void(request_id=row.request_id, attempt=row.attempt, asker="feeder", life_ms=_VOID_MS)
+        if await run_call(self._redis, void) == "void":
             return self._ending(row, "lost", "", "")
         found = await result_of(self._redis.hmget(record, "state", "worker", "environment"))
         state, worker, environment = ((value or b"").decode() for value in found)
-        if state in {"run", "held"}:
+        if state in {"run", "reserved"}:
             # A worker that lives and does not say any more that it has the message has ended it: Redis lost the outcome.
             if await self._lives(worker) and self._missed[row.message] < _ABANDONED:
                 return None
@@ -265,17 +264,16 @@ class Feeder:
 
     async def _forget(self, row: "InFlightEvent") -> None:
         account, region, function = row.function.split(":", 2)
-        await run_script(
-            self._redis,
-            "forget",
-            [
-                keys.concurrency(account, region, function),
-                keys.concurrency(account, region),
-                keys.payload(row.request_id, row.attempt),
-                keys.invocation(row.request_id),
-            ],
-            [f"{row.request_id}:{row.attempt}", row.attempt, _AFTERLIFE_MS],
+        forget = attempts.forget(
+            account=account,
+            region=region,
+            function=function,
+            request_id=row.request_id,
+            attempt=row.attempt,
+            payload_key=keys.payload(row.request_id, row.attempt),
+            life_ms=_AFTERLIFE_MS,
         )
+        await run_call(self._redis, forget)
 
 
 def _message(row: "InFlightEvent") -> str:

@@ -31,6 +31,8 @@ from hypothesis.stateful import (
 from tests.services.redis import RedisServer
 from workers.contract import keys
 from workers.contract.messages import FunctionSpec
+from workers.contract.scripts import leasing, notices
+from workers.contract.scripts.call import Call
 from workers.environments.leases import Lease, Leases
 from workers.intake.mailbox import Move, parse_move, split_message
 from workers.redis_client import Store, Unavailable
@@ -56,14 +58,14 @@ class Faulty(Store):
 
     fault = ""
 
-    def run(self, name: str, keys: Any, args: Any) -> Any:
+    def run(self, call: Call[T]) -> T:
         if self.fault == "away":
             raise redis.ConnectionError
-        answer = super().run(name, keys, args)
+        answer = super().run(call)
         if self.fault == "answer lost":
             raise redis.TimeoutError
         # What redis-py does when the answer is lost and it tries again.
-        return super().run(name, keys, args) if self.fault == "run twice" else answer
+        return super().run(call) if self.fault == "run twice" else answer
 
     @contextmanager
     def with_fault(self, fault: str) -> Iterator[None]:
@@ -145,10 +147,9 @@ class Sharing(RuleBasedStateMachine):
         return Worker(name, store, Leases(store, name, MODE))
 
     def beat(self, worker: Worker) -> None:
+        description = {"slots": SLOTS, "stopping": int(worker.stopping)}
         worker.store.run(
-            "heartbeat",
-            [keys.worker(worker.name), keys.WORKERS, keys.EPOCH],
-            [worker.name, 60_000, "epoch", "slots", SLOTS, "stopping", int(worker.stopping)],
+            notices.heartbeat(worker=worker.name, life_ms=60_000, new_epoch="epoch", description=description)
         )
 
     def record(self, lease: Lease) -> Record | None:
@@ -158,7 +159,7 @@ class Sharing(RuleBasedStateMachine):
         pipe = self.client.pipeline(transaction=False)
         for lease in leases:
             pipe.hmget(keys.environment(lease.environment), "state", "owner", "generation", "worker", "last_use")
-            for name in lease.keys()[1:]:
+            for name in (lease.keys.leases, lease.keys.idle, lease.keys.warm):
                 pipe.zscore(name, lease.environment)
         answers = pipe.execute()
         found: dict[str, Record | None] = {}
@@ -282,10 +283,12 @@ class Sharing(RuleBasedStateMachine):
         before = self.record(lease)
         if before is not None and (before.owner == token or before.generation < generation):
             return  # Redis has missed the release, and takes it for the owner.
-        names = lease.keys() if word == "release" else [*lease.keys(), keys.environments(lease.worker)]
-        arguments: list[str | int] = [lease.environment, token, generation]
-        arguments += [60_000] if word == "release" else []
-        answer = Store(self.server.url).word(word, names, arguments)
+        store = Store(self.server.url)
+        answer = (
+            store.run(leasing.release(lease.keys, owner=token, generation=generation, life_ms=60_000))
+            if word == "release"
+            else store.run(leasing.retire(lease.keys, owner=token, generation=generation))
+        )
         again = before is not None and before.state == "idle" and before.generation == generation
         assert answer == ("gone" if before is None else "idle" if again and word == "release" else "foreign")
         assert self.record(lease) == before

@@ -1,22 +1,32 @@
-"""The Lua scripts: header and body agree, and each does what its header says, on every Redis that is here."""
+"""The Lua scripts: header, body and typed function agree, and each does what its header says, on every Redis that is here."""
 
+import asyncio
 import importlib.util
+import inspect
 import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import pytest
 import redis
 
+from dispatcher.redis_client import connect, run_call
 from tests.services.redis import RedisServer
 from tests.services.waiting import wait_until
 from workers.contract import keys, scripts
+from workers.contract.messages import FunctionSpec, Invocation
+from workers.contract.scripts import attempts, claim, leasing, locks, logs, notices
+from workers.contract.scripts.call import Call
+from workers.contract.scripts.leasing import EnvironmentKeys, Renewal, State
+from workers.contract.scripts.loader import load
+from workers.redis_client import Store
 
-SOURCES = Path(scripts.__file__).parent
+NAMES = sorted(path.stem for path in Path(scripts.__file__).parent.glob("*.lua"))
+Answer = TypeVar("Answer")
 
 
 def programs() -> dict[str, str]:
@@ -32,22 +42,19 @@ def programs() -> dict[str, str]:
 
 
 class Here:
-    """A Redis, and the scripts by name; answers as text."""
+    """A Redis, and its client with answers as text; scripts answer as their functions say."""
 
     def __init__(self, server: RedisServer) -> None:
         self.server = server
         self.client = redis.Redis.from_url(server.url, decode_responses=True)
+        self.raw: Any = redis.Redis.from_url(server.url)
 
-    def __call__(self, name: str, names: list[str], *arguments: Any) -> Any:
-        return self.client.eval(scripts.load(name).source, len(names), *names, *map(_plain, arguments))
+    def __call__(self, call: Call[Answer]) -> Answer:
+        return call.decode(self.raw.execute_command(*call.eval()))
 
     def now_ms(self) -> int:
         seconds, micro = self.client.time()
         return int(seconds) * 1000 + int(micro) // 1000
-
-
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, bytes) else str(value)
 
 
 @pytest.fixture(scope="module", params=list(programs()) or [""])
@@ -66,14 +73,15 @@ def here(_server: RedisServer) -> Iterator[Here]:
     leaked = _server.leaked_keys()
     here.client.flushall()
     here.client.close()
+    here.raw.close()
     assert not leaked, f"keys without a TTL that are not on the permanent list: {leaked}"
 
 
-# --- header and body ---
+# --- header, body and function ---
 
 
 def header(name: str) -> str:
-    lines = scripts.load(name).source.splitlines()
+    lines = load(name).source.splitlines()
     end = next(at for at, line in enumerate(lines) if not line.startswith("--"))
     return "\n".join(line.removeprefix("--").strip() for line in lines[:end])
 
@@ -85,12 +93,12 @@ def numbered(text: str, word: str) -> tuple[list[int], bool]:
     return [int(number) for number, _ in found], any(more for _, more in found)
 
 
-@pytest.mark.parametrize("name", scripts.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_header_and_body_agree(name: str) -> None:
     text = header(name)
     assert text.startswith(f"{name}: "), "the header begins with the script's name"
     assert "Answers: " in text
-    body = re.sub(r"--.*", "", scripts.load(name).source)
+    body = re.sub(r"--.*", "", load(name).source)
     for word in ("KEYS", "ARGV"):
         listed, more = numbered(text, word)
         used = {int(number) for number in re.findall(rf"{word}\[(\d+)\]", body)}
@@ -101,27 +109,166 @@ def test_header_and_body_agree(name: str) -> None:
         assert not more or whole
 
 
-@pytest.mark.parametrize("name", scripts.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_script_answers_the_words_of_its_header(name: str) -> None:
-    source = scripts.load(name).source
+    source = load(name).source
     answers = header(name).partition("Answers: ")[2]
     for word in re.findall(r"return '([^']+)'", source):
         assert re.search(rf"\b{word}\b", answers), f"{word} is not among the answers"
 
 
-def test_every_file_is_a_script_and_has_a_name() -> None:
-    assert sorted(path.stem for path in SOURCES.glob("*.lua")) == sorted(scripts.NAMES)
+SPEC = FunctionSpec(
+    account="a", region="r", function="f", version="$LATEST", runtime="python3.11", handler="h", timeout_s=3,
+    memory_mb=128, ephemeral_mb=512, environment={}, code_sha256="", revision="r",
+)  # fmt: skip
+AT = EnvironmentKeys.of("e", worker="w", mode="local", revision="r")
 
 
-@pytest.mark.parametrize("name", scripts.NAMES)
+def an_invocation(
+    attempt: int = 1, request_id: str = "i", claim_by: int = 10**15, limit: int = -1, counted_in: str = "", to: str = ""
+) -> Invocation:
+    return Invocation(
+        request_id=request_id, attempt=attempt, lane="event", invoked_arn="arn", counted_in=counted_in, limit=limit,
+        claim_by_ms=claim_by, reply_to=to,
+    )  # fmt: skip
+
+
+#: Each typed function, and a call of it; where a header ends in "…" with as much as that may be, twice.
+CALLS: dict[Callable[..., Call[Any]], Call[Any]] = {
+    claim.run: claim.run(an_invocation(), worker="w", environment="e", life_ms=1),
+    claim.reserve: claim.reserve(an_invocation(), worker="w", environment="e", life_ms=1),
+    claim.void: claim.void(request_id="i", attempt=1, asker="d", life_ms=1),
+    attempts.enqueue: attempts.enqueue(
+        an_invocation(), limit=1, place_ms=1, queue="q", message=b"m", payload=b"", payload_ms=1
+    ),
+    attempts.finish: attempts.finish(SPEC, an_invocation(), b"outcome", life_ms=1),
+    attempts.forget: attempts.forget(
+        account="a", region="r", function="f", request_id="i", attempt=1, payload_key="p", life_ms=1
+    ),
+    attempts.rejoin: attempts.rejoin(SPEC, an_invocation(), worker="w", environment="e", left_ms=1),
+    leasing.register: leasing.register(
+        AT, state="idle", owner="", generation=1, lease_ms=1, life_ms=1, description={"worker": "w"}
+    ),
+    leasing.lease: leasing.lease(AT, owner="o", generation=1, lease_ms=1, life_ms=1),
+    leasing.release: leasing.release(AT, owner="o", generation=1, life_ms=1),
+    leasing.acquire: leasing.acquire(
+        mode="local", revision="r", worker="w", owner="o", batch=b"", lease_ms=1, life_ms=1
+    ),
+    leasing.accept: leasing.accept(AT, owner="o", generation=1, lease_ms=1, life_ms=1),
+    leasing.reclaim: leasing.reclaim(AT, life_ms=1),
+    leasing.retire: leasing.retire(AT, owner="o", generation=1),
+    leasing.remove: leasing.remove(AT),
+    leasing.renew: leasing.renew([Renewal(AT, 1, "o"), Renewal(AT, 1, "")], worker="w", lease_ms=1, life_ms=1),
+    leasing.sweep: leasing.sweep(worker="w", idle_ms=1),
+    notices.heartbeat: notices.heartbeat(worker="w", life_ms=1, new_epoch="e", description={"slots": 1}),
+    notices.supersede: notices.supersede(function="a:r:f", version="*", revision=""),
+    logs.append: logs.append("stream", b"chunk", most_chunks=1, life_ms=1, drop_oldest=False),
+    locks.lock: locks.lock("key", owner="o", life_ms=1),
+}
+
+
+def test_every_script_has_a_function_and_every_function_is_here() -> None:
+    assert {call.script.name for call in CALLS.values()} == set(NAMES)
+    functions = {
+        function
+        for module in (claim, attempts, leasing, notices, logs, locks)
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if function.__module__ == module.__name__ and not name.startswith("_")
+    }
+    assert functions == set(CALLS)
+
+
+def function_id(function: Any) -> str:
+    return f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
+
+
+@pytest.mark.parametrize("function", CALLS, ids=function_id)
+def test_a_function_gives_as_many_keys_and_arguments_as_the_header_lists(function: Callable[..., Call[Any]]) -> None:
+    call = CALLS[function]
+    text = header(call.script.name)
+    for word, given in (("KEYS", call.keys), ("ARGV", call.args)):
+        listed, more = numbered(text, word)
+        assert len(given) > len(listed) if more else len(given) == len(listed), word
+
+
+def words_of_header(name: str) -> tuple[set[str], bool]:
+    """The words that a script may answer, and whether it may answer something else too."""
+    answers = re.split(r"\n(?=[A-Z])", header(name).partition("Answers: ")[2])[0]
+    alternatives = {part.strip() for part in re.sub(r"\([^)]*\)", "", answers).split("|")}
+    words = {part for part in alternatives if re.fullmatch(r"[a-z]+", part)}
+    return words, alternatives != words
+
+
+def words_of_type(answer: Any) -> tuple[set[str], bool]:
+    """The same of a function's answer; ``None`` is the word ``none``."""
+    if answer is type(None):
+        return {"none"}, False
+    if get_origin(answer) is Literal:
+        return set(get_args(answer)), False
+    if get_origin(answer) is list or not get_args(answer):
+        return set(), True
+    found = [words_of_type(part) for part in get_args(answer)]
+    return {word for words, _ in found for word in words}, any(more for _, more in found)
+
+
+def answer_of(function: Callable[..., Call[Any]]) -> Any:
+    (answer,) = get_args(get_type_hints(function)["return"])
+    return answer
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_functions_answer_the_words_of_the_header(name: str) -> None:
+    found = [words_of_type(answer_of(function)) for function, call in CALLS.items() if call.script.name == name]
+    assert ({word for words, _ in found for word in words}, any(more for _, more in found)) == words_of_header(name)
+
+
+@pytest.mark.parametrize("function", CALLS, ids=function_id)
+def test_a_function_reads_each_of_its_words(function: Callable[..., Call[Any]]) -> None:
+    for word in words_of_type(answer_of(function))[0]:
+        assert CALLS[function].decode(word.encode()) == (None if word == "none" else word)
+
+
+def test_a_word_that_no_script_answers_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        CALLS[claim.run].decode(b"reserved")
+    with pytest.raises(ValueError, match="another"):
+        CALLS[leasing.lease].decode(b"another")
+
+
+def test_both_clients_run_a_call_also_when_redis_has_no_script_yet(here: Here) -> None:
+    async def lock(owner: str) -> str:
+        client = connect(here.server.url)
+        try:
+            return await run_call(client, locks.lock("lock", owner=owner, life_ms=60_000))
+        finally:
+            await client.aclose()
+
+    store = Store(here.server.url)
+    for _ in range(2):
+        here.client.script_flush()
+        for _ in range(2):
+            assert asyncio.run(lock("o")) == "locked"
+            assert asyncio.run(lock("p")) == "other"
+        here.client.script_flush()
+        for _ in range(2):
+            assert store.run(locks.lock("lock", owner="o", life_ms=60_000)) == "locked"
+            assert store.run(locks.lock("lock", owner="p", life_ms=60_000)) == "other"
+        here.client.script_flush()
+        for _ in range(2):
+            mine, others = (locks.lock("lock", owner=owner, life_ms=60_000) for owner in ("o", "p"))
+            assert store.run_both(mine, others) == ("locked", "other")
+    store.client.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_redis_and_we_call_it_the_same(name: str, here: Here) -> None:
-    script = scripts.load(name)
+    script = load(name)
     assert here.client.script_load(script.source) == script.sha
 
 
 def test_no_clock_but_that_of_redis() -> None:
-    for name in scripts.NAMES:
-        assert "os.time" not in scripts.load(name).source
+    for name in NAMES:
+        assert "os.time" not in load(name).source
 
 
 # --- claim ---
@@ -130,7 +277,7 @@ RECORD = keys.invocation("i")
 LATER = 10**15
 
 
-def claim(  # noqa: PLR0917 - as the script takes them
+def ask(
     here: Here,
     word: str,
     attempt: int = 1,
@@ -139,41 +286,44 @@ def claim(  # noqa: PLR0917 - as the script takes them
     claim_by: int = LATER,
     life: int = 60_000,
     limit: int = -1,
-    member: str = "i:1",
 ) -> str:
-    arguments = [word, attempt, worker, environment, claim_by, life, limit, member, 5_000]
-    return str(here("claim", [RECORD, FUNCTION], *arguments))
+    if word == "void":
+        return here(claim.void(request_id="i", attempt=attempt, asker=worker, life_ms=life))
+    invocation = an_invocation(attempt, claim_by=claim_by, limit=limit, counted_in=FUNCTION)
+    if word == "reserve":
+        return here(claim.reserve(invocation, worker=worker, environment=environment, life_ms=life))
+    return here(claim.run(invocation, worker=worker, environment=environment, life_ms=life))
 
 
 #: What was there before, what is asked, and the answer. Before: state, attempt, worker, environment.
 CLAIMS = [
     (None, ("run", 1, "w", "e"), "run"),
-    (None, ("hold", 1, "w", "e"), "held"),
+    (None, ("reserve", 1, "w", "e"), "reserved"),
     (None, ("void", 1, "d", ""), "void"),
     # The same attempt.
-    (("held", 1, "w", "e"), ("run", 1, "w", "e"), "run"),
-    (("held", 1, "w", "e"), ("run", 1, "w", "another"), "run"),
-    (("held", 1, "w", "e"), ("hold", 1, "w", "another"), "held"),
-    (("held", 1, "w", "e"), ("run", 1, "x", "f"), "taken"),
-    (("held", 1, "w", "e"), ("hold", 1, "x", "f"), "taken"),
-    (("held", 1, "w", "e"), ("void", 1, "d", ""), "held"),
+    (("reserved", 1, "w", "e"), ("run", 1, "w", "e"), "run"),
+    (("reserved", 1, "w", "e"), ("run", 1, "w", "another"), "run"),
+    (("reserved", 1, "w", "e"), ("reserve", 1, "w", "another"), "reserved"),
+    (("reserved", 1, "w", "e"), ("run", 1, "x", "f"), "taken"),
+    (("reserved", 1, "w", "e"), ("reserve", 1, "x", "f"), "taken"),
+    (("reserved", 1, "w", "e"), ("void", 1, "d", ""), "reserved"),
     (("run", 1, "w", "e"), ("run", 1, "w", "e"), "run"),
     (("run", 1, "w", "e"), ("run", 1, "w", "f"), "taken"),
     (("run", 1, "w", "e"), ("run", 1, "x", "e"), "taken"),
-    (("run", 1, "w", "e"), ("hold", 1, "w", "e"), "taken"),
+    (("run", 1, "w", "e"), ("reserve", 1, "w", "e"), "taken"),
     (("run", 1, "w", "e"), ("void", 1, "d", ""), "taken"),
     (("done", 1, "w", "e"), ("run", 1, "w", "e"), "taken"),
-    (("done", 1, "w", "e"), ("hold", 1, "w", "e"), "taken"),
+    (("done", 1, "w", "e"), ("reserve", 1, "w", "e"), "taken"),
     (("done", 1, "w", "e"), ("void", 1, "d", ""), "taken"),
     (("void", 1, "d", ""), ("run", 1, "w", "e"), "void"),
-    (("void", 1, "d", ""), ("hold", 1, "w", "e"), "void"),
+    (("void", 1, "d", ""), ("reserve", 1, "w", "e"), "void"),
     (("void", 1, "d", ""), ("void", 1, "d", ""), "void"),
     # Another attempt: the number is the fence.
     (("run", 2, "w", "e"), ("run", 1, "x", "f"), "late"),
-    (("void", 2, "d", ""), ("hold", 1, "x", "f"), "late"),
+    (("void", 2, "d", ""), ("reserve", 1, "x", "f"), "late"),
     (("done", 2, "w", "e"), ("void", 1, "d", ""), "late"),
     (("run", 1, "w", "e"), ("run", 2, "x", "f"), "run"),
-    (("void", 1, "d", ""), ("hold", 2, "x", "f"), "held"),
+    (("void", 1, "d", ""), ("reserve", 2, "x", "f"), "reserved"),
     (("done", 1, "w", "e"), ("void", 2, "d", ""), "void"),
     (("run", 9, "w", "e"), ("run", 10, "x", "f"), "run"),
 ]
@@ -187,8 +337,8 @@ def test_claim_grants_each_attempt_once(
         here.client.hset(RECORD, mapping=dict(zip(("state", "attempt", "worker", "environment"), before, strict=True)))
         here.client.pexpire(RECORD, 60_000)
     word, attempt, worker, environment = asked
-    assert claim(here, word, attempt, worker, environment) == answer
-    granted = answer == {"run": "run", "hold": "held", "void": "void"}[word]
+    assert ask(here, word, attempt, worker, environment) == answer
+    granted = answer == {"run": "run", "reserve": "reserved", "void": "void"}[word]
     record = tuple(here.client.hmget(RECORD, "state", "attempt", "worker", "environment"))
     expected = (answer, attempt, worker, environment) if granted else before
     assert expected is not None
@@ -197,40 +347,40 @@ def test_claim_grants_each_attempt_once(
 
 def test_an_event_takes_its_place_when_it_is_claimed(here: Here) -> None:
     enqueue(here, 2, "other:1")
-    assert claim(here, "hold", limit=2) == "held"
+    assert ask(here, "reserve", limit=2) == "reserved"
     assert here.client.zcard(FUNCTION) == 1, "what is only started for takes no place"
-    assert claim(here, "run", limit=2) == "run"
-    assert claim(here, "run", limit=2) == "run", "asked again, since the answer was lost"
+    assert ask(here, "run", limit=2) == "run"
+    assert ask(here, "run", limit=2) == "run", "asked again, since the answer was lost"
     assert here.client.zcard(FUNCTION) == 2
 
 
 def test_a_throttled_event_never_runs(here: Here) -> None:
     enqueue(here, 1, "other:1")
-    assert claim(here, "run", limit=1) == "throttled"
-    assert claim(here, "run", limit=9) == "void"
+    assert ask(here, "run", limit=1) == "throttled"
+    assert ask(here, "run", limit=9) == "void"
     assert here.client.zcard(FUNCTION) == 1
-    assert claim(here, "run", attempt=2, limit=2, member="i:2") == "run"
+    assert ask(here, "run", attempt=2, limit=2) == "run"
 
 
 def test_a_claim_after_its_time_is_late(here: Here) -> None:
-    assert claim(here, "run", claim_by=here.now_ms() - 1) == "late"
-    assert claim(here, "hold", claim_by=here.now_ms() - 1) == "late"
+    assert ask(here, "run", claim_by=here.now_ms() - 1) == "late"
+    assert ask(here, "reserve", claim_by=here.now_ms() - 1) == "late"
     assert not here.client.exists(RECORD)
-    # What is held in time may run later; giving up has no time.
-    assert claim(here, "hold", claim_by=here.now_ms() + 10_000) == "held"
-    assert claim(here, "run", claim_by=1) == "run"
-    assert claim(here, "void", attempt=2, claim_by=0) == "void"
+    # What is reserved in time may run later; giving up has no time.
+    assert ask(here, "reserve", claim_by=here.now_ms() + 10_000) == "reserved"
+    assert ask(here, "run", claim_by=1) == "run"
+    assert ask(here, "void", attempt=2, claim_by=0) == "void"
 
 
 def test_a_claim_sets_the_life_of_its_record(here: Here) -> None:
-    claim(here, "hold", life=60_000)
+    ask(here, "reserve", life=60_000)
     assert 59_000 < here.client.pttl(RECORD) <= 60_000
-    claim(here, "run", life=5_000)
+    ask(here, "run", life=5_000)
     assert here.client.pttl(RECORD) <= 5_000
 
 
 def test_of_many_claims_one_is_granted(here: Here) -> None:
-    answers = at_once(32, lambda number: claim(here, "run", worker=f"w{number}", environment=f"e{number}"))
+    answers = at_once(32, lambda number: ask(here, "run", worker=f"w{number}", environment=f"e{number}"))
     assert sorted(answers) == ["run"] + ["taken"] * 31
 
 
@@ -262,18 +412,25 @@ REPLIES = keys.replies("d")
 
 
 def enqueue(
-    here: Here, limit: int, member: str, held_ms: int = 60_000, payload: str = "", life_ms: int = 60_000
+    here: Here, limit: int, member: str, place_ms: int = 60_000, payload: str = "", life_ms: int = 60_000
 ) -> str:
-    return str(here("enqueue", [FUNCTION, QUEUE, PAYLOAD], limit, member, held_ms, "message", payload, life_ms))
+    request_id, attempt = member.split(":")
+    invocation = an_invocation(int(attempt), request_id, counted_in=FUNCTION)
+    return here(
+        attempts.enqueue(
+            invocation, limit=limit, place_ms=place_ms, queue=QUEUE, message=b"message", payload=payload.encode(),
+            payload_ms=life_ms,
+        )
+    )  # fmt: skip
 
 
 def finish(here: Here, attempt: int = 1, outcome: str = "outcome", life_ms: int = 60_000, to: str = "list") -> str:
-    names = [RECORD, FUNCTION, ACCOUNT, REPLIES if to == "list" else keys.OUTCOMES, PAYLOAD]
-    return str(here("finish", names, attempt, f"i:{attempt}", outcome, life_ms, to))
+    invocation = an_invocation(attempt, to=REPLIES if to == "list" else keys.OUTCOMES)
+    return here(attempts.finish(SPEC, invocation, outcome.encode(), life_ms=life_ms))
 
 
 def test_an_events_outcome_goes_to_the_ledger(here: Here) -> None:
-    claim(here, "run", limit=1)
+    ask(here, "run", limit=1)
     assert here.client.zcard(FUNCTION) == 1
     assert finish(here, to="stream") == "done"
     assert [entry[1] for entry in here.client.xrange(keys.OUTCOMES) or [] if entry] == [{"o": "outcome"}]
@@ -304,7 +461,7 @@ def test_the_limit_holds_while_calls_end(here: Here) -> None:
                 most = max(most, inside)
             with lock:
                 inside -= 1
-            here("forget", [FUNCTION, ACCOUNT, PAYLOAD, RECORD], member, 1, 60_000)
+            forget(here, member)
             admitted += 1
         return admitted
 
@@ -320,7 +477,7 @@ def test_without_a_limit_everything_is_counted(here: Here) -> None:
 
 
 def test_slots_of_the_dead_fall_out(here: Here) -> None:
-    assert enqueue(here, 1, "dead:1", held_ms=2_000) == "enqueued"
+    assert enqueue(here, 1, "dead:1", place_ms=2_000) == "enqueued"
     assert enqueue(here, 1, "i:1") == "throttled"
     wait_until("the slot's time is over", lambda: enqueue(here, 1, "i:1") == "enqueued", 10)
     assert here.client.zrange(FUNCTION, 0, -1) == ["i:1"]
@@ -340,8 +497,8 @@ def test_what_is_throttled_leaves_nothing(here: Here) -> None:
 
 
 def test_the_set_lives_as_long_as_its_longest_call(here: Here) -> None:
-    enqueue(here, -1, "long:1", held_ms=900_000)
-    enqueue(here, -1, "short:1", held_ms=1_000)
+    enqueue(here, -1, "long:1", place_ms=900_000)
+    enqueue(here, -1, "short:1", place_ms=1_000)
     assert here.client.pttl(FUNCTION) > 900_000
 
 
@@ -349,7 +506,7 @@ def test_finish_frees_records_and_replies(here: Here) -> None:
     enqueue(here, 1, "i:1", payload="x")
     here.client.zadd(ACCOUNT, {"i:1": here.now_ms() + 60_000, "other:1": here.now_ms() + 60_000})
     here.client.pexpire(ACCOUNT, 60_000)
-    claim(here, "run")
+    ask(here, "run")
     assert finish(here, life_ms=7_000) == "done"
     assert here.client.hget(RECORD, "state") == "done"
     assert here.client.lrange(REPLIES, 0, -1) == ["outcome"]
@@ -363,13 +520,13 @@ def test_finish_frees_records_and_replies(here: Here) -> None:
 def test_finish_after_redis_was_lost(here: Here) -> None:
     assert finish(here) == "done"
     assert here.client.lrange(REPLIES, 0, -1) == ["outcome"]
-    assert claim(here, "run") == "taken"
+    assert ask(here, "run") == "taken"
 
 
 def test_an_older_attempt_that_finishes_is_stale(here: Here) -> None:
     enqueue(here, -1, "i:1")
-    claim(here, "run")
-    claim(here, "run", attempt=2, worker="x")
+    ask(here, "run")
+    ask(here, "run", attempt=2, worker="x")
     assert finish(here, attempt=1) == "stale"
     assert here.client.hget(RECORD, "state") == "run"
     assert not here.client.exists(REPLIES)
@@ -377,8 +534,14 @@ def test_an_older_attempt_that_finishes_is_stale(here: Here) -> None:
     assert finish(here, attempt=2) == "done"
 
 
-def forget(here: Here) -> str:
-    return str(here("forget", [FUNCTION, ACCOUNT, PAYLOAD, RECORD], "i:1", 1, 60_000))
+def forget(here: Here, member: str = "i:1") -> str:
+    request_id, attempt = member.split(":")
+    return here(
+        attempts.forget(
+            account="a", region="r", function="f", request_id=request_id, attempt=int(attempt), payload_key=PAYLOAD,
+            life_ms=60_000,
+        )
+    )  # fmt: skip
 
 
 def test_forget_takes_back_what_enqueue_wrote(here: Here) -> None:
@@ -389,34 +552,39 @@ def test_forget_takes_back_what_enqueue_wrote(here: Here) -> None:
 
 
 def test_what_a_dead_worker_ran_runs_no_more(here: Here) -> None:
-    claim(here, "run")
+    ask(here, "run")
     forget(here)
     assert here.client.hget(RECORD, "state") == "done"
-    assert claim(here, "run") == "taken", "not even by the one that was only thought dead"
-    claim(here, "run", attempt=2)
+    assert ask(here, "run") == "taken", "not even by the one that was only thought dead"
+    ask(here, "run", attempt=2)
     forget(here)
     assert here.client.hget(RECORD, "state") == "run", "a newer attempt is another's"
 
 
 def test_what_was_voided_stays_void(here: Here) -> None:
-    claim(here, "void")
+    ask(here, "void")
     forget(here)
     assert here.client.hget(RECORD, "state") == "void"
 
 
+def rejoin(here: Here, attempt: int, worker: str, environment: str) -> str:
+    invocation = an_invocation(attempt)
+    return here(attempts.rejoin(SPEC, invocation, worker=worker, environment=environment, left_ms=5_000))
+
+
 def test_rejoin_writes_the_record_of_a_running_attempt_anew(here: Here) -> None:
-    assert here("rejoin", [RECORD, ACCOUNT], 3, "w", "e", "i:3", 5_000) == "rejoined"
+    assert rejoin(here, 3, "w", "e") == "rejoined"
     assert here.client.hgetall(RECORD) == {"state": "run", "attempt": "3", "worker": "w", "environment": "e"}
     assert here.client.zrange(ACCOUNT, 0, -1) == ["i:3"]
-    assert here("rejoin", [RECORD, ACCOUNT], 3, "x", "f", "i:3", 5_000) == "known"
+    assert rejoin(here, 3, "x", "f") == "known"
     assert here.client.hget(RECORD, "worker") == "w"
-    assert claim(here, "run", attempt=3, worker="x") == "taken"
-    assert claim(here, "run", attempt=2, worker="x") == "late"
+    assert ask(here, "run", attempt=3, worker="x") == "taken"
+    assert ask(here, "run", attempt=2, worker="x") == "late"
 
 
 def test_a_voided_call_does_not_rejoin(here: Here) -> None:
-    claim(here, "void")
-    assert here("rejoin", [RECORD, ACCOUNT], 1, "w", "e", "i:1", 5_000) == "known"
+    ask(here, "void")
+    assert rejoin(here, 1, "w", "e") == "known"
     assert not here.client.exists(ACCOUNT)
 
 
@@ -424,54 +592,64 @@ def test_a_voided_call_does_not_rejoin(here: Here) -> None:
 
 ENVIRONMENT, OWNED = keys.environment("e"), keys.environments("w")
 LEASES, IDLE, WARM = keys.leases("w"), keys.idle("w"), keys.warm("local", "r")
-FOUR = [ENVIRONMENT, LEASES, IDLE, WARM]
 MAILBOX = keys.mailbox("w")
 
 
-def register(here: Here, state: str, owner: str, generation: int) -> str:
-    names = [ENVIRONMENT, OWNED, LEASES, IDLE, WARM]
-    return str(here("register", names, "e", state, owner, generation, 30_000, 120_000, "worker", "w", "function", "f"))
+def register(here: Here, state: State, owner: str, generation: int) -> str:
+    description = {"worker": "w", "function": "f"}
+    return str(
+        here(
+            leasing.register(
+                AT, state=state, owner=owner, generation=generation, lease_ms=30_000, life_ms=120_000,
+                description=description,
+            )
+        )
+    )  # fmt: skip
 
 
 def lease(here: Here, owner: str, generation: int) -> str:
-    return str(here("lease", FOUR, "e", owner, generation, 30_000, 120_000))
+    return str(here(leasing.lease(AT, owner=owner, generation=generation, lease_ms=30_000, life_ms=120_000)))
 
 
 def release(here: Here, owner: str, generation: int) -> str:
-    return str(here("release", FOUR, "e", owner, generation, 120_000))
+    return here(leasing.release(AT, owner=owner, generation=generation, life_ms=120_000))
 
 
 def retire(here: Here, owner: str, generation: int) -> str:
-    return str(here("retire", [*FOUR, OWNED], "e", owner, generation))
+    return here(leasing.retire(AT, owner=owner, generation=generation))
 
 
 def renew(here: Here, *named: tuple[str, int, str]) -> Any:
-    names = [OWNED, LEASES, IDLE]
-    for environment, _, _ in named:
-        names += [keys.environment(environment), WARM]
-    return here("renew", names, 120_000, 30_000, *(word for one in named for word in one))
+    renewals = [
+        Renewal(EnvironmentKeys.of(environment, worker="w", mode="local", revision="r"), generation, owner)
+        for environment, generation, owner in named
+    ]
+    return here(leasing.renew(renewals, worker="w", lease_ms=30_000, life_ms=120_000))
 
 
 def sweep(here: Here, idle_ms: int) -> Any:
-    return here("sweep", [IDLE, LEASES, OWNED], idle_ms, keys.environment(""))
+    found = here(leasing.sweep(worker="w", idle_ms=idle_ms))
+    return [found.idle, found.expired]
 
 
 def reclaim(here: Here) -> str:
-    return str(here("reclaim", FOUR, "e", 120_000))
+    return str(here(leasing.reclaim(AT, life_ms=120_000)))
 
 
 def accept(here: Here, owner: str, generation: int) -> str:
-    return str(here("accept", [ENVIRONMENT, LEASES], "e", owner, generation, 30_000, 120_000))
+    return here(leasing.accept(AT, owner=owner, generation=generation, lease_ms=30_000, life_ms=120_000))
 
 
-def acquire(here: Here, owner: str = "o@x", worker: str = "x", batch: bytes | str = "batch") -> str:
-    prefixes = (keys.environment(""), keys.worker(""), keys.leases(""), keys.idle(""), keys.mailbox(""))
-    return str(here("acquire", [WARM], worker, owner, 10_000, 120_000, 60_000, batch, *prefixes))
+def acquire(here: Here, owner: str = "o@x", worker: str = "x", batch: bytes = b"batch") -> str:
+    call = leasing.acquire(
+        mode="local", revision="r", worker=worker, owner=owner, batch=batch, lease_ms=10_000, life_ms=120_000
+    )
+    return here(call) or "none"
 
 
 def beat(here: Here, worker: str = "w", slots: int = 4, stopping: int = 0) -> None:
-    names = [keys.worker(worker), keys.WORKERS, keys.EPOCH]
-    here("heartbeat", names, worker, 60_000, "epoch", "slots", slots, "stopping", stopping)
+    description = {"slots": slots, "stopping": stopping}
+    here(notices.heartbeat(worker=worker, life_ms=60_000, new_epoch="epoch", description=description))
 
 
 def where(here: Here) -> set[str]:
@@ -581,7 +759,7 @@ def test_records_of_a_killed_worker_end_by_themselves(here: Here) -> None:
 
 def test_remove_asks_no_owner(here: Here) -> None:
     register(here, "leased", "o", 7)
-    assert [here("remove", [*FOUR, OWNED], "e") for _ in range(2)] == ["removed"] * 2
+    assert [here(leasing.remove(AT)) for _ in range(2)] == ["removed"] * 2
     assert here.client.keys() == []
 
 
@@ -619,7 +797,7 @@ def test_renewing_makes_no_lease_of_an_idle_one(here: Here) -> None:
 
 
 @pytest.mark.parametrize("state", ["idle", "leased"])
-def test_renewing_brings_back_what_expired_of_the_indexes(here: Here, state: str) -> None:
+def test_renewing_brings_back_what_expired_of_the_indexes(here: Here, state: State) -> None:
     register(here, state, "", 1)
     before = where(here)
     here.client.delete(OWNED, LEASES, IDLE, WARM)
@@ -665,7 +843,7 @@ def test_reclaim_takes_back_an_environment_whose_lease_ended(here: Here) -> None
     assert record(here) == ("idle", "", "3")
     assert where(here) == {IDLE, WARM}
     assert here.client.zscore(IDLE, "e") == float(last_use or 0) == here.client.zscore(WARM, "e")
-    assert accept(here, "o@x", 2) == "foreign", "the letter comes too late"
+    assert accept(here, "o@x", 2) == "foreign", "the message comes too late"
 
 
 # --- acquire, accept ---
@@ -703,7 +881,7 @@ def test_acquire_leases_for_another_worker_which_accepts(here: Here) -> None:
     assert accept(here, "o@x", 2) == "gone"
 
 
-def test_a_letter_is_bytes(here: Here) -> None:
+def test_a_moved_batch_is_bytes(here: Here) -> None:
     beat(here)
     register(here, "idle", "", 1)
     batch = bytes(range(256)) * 256
@@ -718,8 +896,8 @@ def test_the_most_recently_used_one_is_acquired(here: Here) -> None:
         beat(here, worker)
         second(here, f"e{number}", worker, 100 + number)
     assert [acquire(here) for _ in range(4)] == ["w1", "w2", "w1", "none"]
-    letters = [letter for worker in ("w1", "w2") for letter in here.client.lrange(keys.mailbox(worker), 0, -1)]
-    assert [str(letter).split(" ")[1] for letter in letters] == ["e2", "e0", "e1"]
+    messages = [message for worker in ("w1", "w2") for message in here.client.lrange(keys.mailbox(worker), 0, -1)]
+    assert [str(message).split(" ")[1] for message in messages] == ["e2", "e0", "e1"]
 
 
 def test_nobody_acquires_their_own(here: Here) -> None:
@@ -796,34 +974,51 @@ def test_of_many_that_want_it_one_gets_it(here: Here) -> None:
 
 
 def test_heartbeat_registers_a_worker_and_keeps_the_epoch(here: Here) -> None:
-    names = [keys.worker("w"), keys.WORKERS, keys.EPOCH]
+    def heartbeat(new_epoch: str, **description: str | int) -> str:
+        return here(notices.heartbeat(worker="w", life_ms=5_000, new_epoch=new_epoch, description=description))
+
+    worker = keys.worker("w")
     here.client.zadd(keys.WORKERS, {"long gone": 1})
-    assert here("heartbeat", names, "w", 5_000, "first", "mode", "local", "slots", 4) == "first"
-    assert here("heartbeat", names, "w", 5_000, "second", "mode", "local", "slots", 5) == "first"
-    assert here.client.hgetall(names[0]) == {"mode": "local", "slots": "5"}
-    assert 0 < here.client.pttl(names[0]) <= 5_000
+    assert heartbeat("first", mode="local", slots=4) == "first"
+    assert heartbeat("second", mode="local", slots=5) == "first"
+    assert here.client.hgetall(worker) == {"mode": "local", "slots": "5"}
+    assert 0 < here.client.pttl(worker) <= 5_000
     assert here.client.zrange(keys.WORKERS, 0, -1) == ["w"]
     here.client.flushall()
-    assert here("heartbeat", names, "w", 5_000, "third", "mode", "local") == "third"
+    assert heartbeat("third", mode="local") == "third"
 
 
 def test_supersede_notes_each_change_once(here: Here) -> None:
-    assert here("supersede", [keys.SUPERSEDED], "a:r:f:1=x", 60_000) == "noted"
-    assert here("supersede", [keys.SUPERSEDED], "a:r:f:1=y", 60_000) == "noted"
+    def supersede(revision: str) -> str:
+        return here(notices.supersede(function="a:r:f", version="1", revision=revision))
+
+    assert supersede("x") == "noted"
+    assert supersede("y") == "noted"
     assert here.client.zrange(keys.SUPERSEDED, 0, -1) == ["a:r:f:1=x", "a:r:f:1=y"]
     here.client.zadd(keys.SUPERSEDED, {"a:r:f:1=x": 1})
-    here("supersede", [keys.SUPERSEDED], "a:r:f:1=z", 60_000)
+    supersede("z")
     assert here.client.zrange(keys.SUPERSEDED, 0, -1) == ["a:r:f:1=y", "a:r:f:1=z"]
+
+
+def test_one_owner_has_a_lock(here: Here) -> None:
+    def lock(owner: str, life_ms: int = 60_000) -> str:
+        return here(locks.lock("lock", owner=owner, life_ms=life_ms))
+
+    assert [lock("o"), lock("p"), lock("o", 90_000)] == ["locked", "other", "locked"]
+    assert here.client.pttl("lock") > 60_000, "asked again it goes on"
+    assert here.client.get("lock") == "o"
+    lock("o", 1)
+    wait_until("the lock's time is over", lambda: lock("p") == "locked", 2)
 
 
 def test_append_log_keeps_its_cap(here: Here) -> None:
     stream = keys.log("a", "r", "f")
 
-    def append(chunk: str, force: str = "") -> str:
-        return str(here("append_log", [stream, keys.LOGS], chunk, 600_000, 3, force))
+    def append(chunk: str, *, force: bool = False) -> str:
+        return here(logs.append(stream, chunk.encode(), most_chunks=3, life_ms=600_000, drop_oldest=force))
 
     assert [append(str(number)) for number in range(5)] == ["kept"] * 3 + ["full"] * 2
-    assert append("forced", "1") == "kept"
+    assert append("forced", force=True) == "kept"
     chunks: Any = here.client.xrange(stream)
     assert [fields["c"] for _, fields in chunks] == ["1", "2", "forced"]
     assert 0 < here.client.pttl(stream) <= 600_000
@@ -836,7 +1031,7 @@ def test_append_log_keeps_its_cap(here: Here) -> None:
 def test_log_chunks_are_bytes(here: Here) -> None:
     stream = keys.log("a", "r", "f")
     chunk = bytes(range(256)) * 256
-    assert here("append_log", [stream, keys.LOGS], chunk, 600_000, 3, "") == "kept"
+    assert here(logs.append(stream, chunk, most_chunks=3, life_ms=600_000, drop_oldest=False)) == "kept"
     raw = redis.Redis.from_url(here.server.url)
     found: Any = raw.xrange(stream)
     assert found[0][1][b"c"] == chunk

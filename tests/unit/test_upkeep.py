@@ -129,8 +129,8 @@ def test_while_redis_is_away_upkeep_waits_and_warm_environments_stay(mortal: Red
 def test_one_attempt_is_claimed_by_one_worker_and_may_be_asked_for_again(make_worker: Make) -> None:
     one, other = make_worker(), make_worker()
     found = invocation(one, "i1")
-    assert one.claims.hold(found, "e1") not in ("void", "late", "taken")
-    assert other.claims.hold(found, "e2") == "taken"
+    assert one.claims.reserve(found, "e1") not in ("void", "late", "taken")
+    assert other.claims.reserve(found, "e2") == "taken"
     assert one.claims.run(spec(), found, "e1") == "run"
     assert one.claims.run(spec(), found, "e1") == "run"
     assert other.claims.run(spec(), found, "e2") == "taken"

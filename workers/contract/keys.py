@@ -1,18 +1,20 @@
 """Every Redis key there is, in one table.
 
 =====================================================  ======  ==================  ==========================================
-key                                                    type    gone after          holds
+key                                                    type    gone after          contents
 =====================================================  ======  ==================  ==========================================
 everwarm:epoch                                         string  permanent           random word; a new one means Redis was lost
 everwarm:secret                                        string  permanent           key of the tokens between worker and dispatcher
 everwarm:workers                                       zset    permanent, pruned   worker → its last heartbeat (ms)
 everwarm:worker:<worker>                               hash    5 s                 mode, slots, host, pid: alive while it exists
-everwarm:invocation:<request id>                       hash    held: 420 s, run:   state, attempt, worker, environment of the
-                                                               its timeout + 60 s, newest attempt
-                                                               done: 60 s, void: 60 s, of events 180 s
+everwarm:invocation:<request id>                       hash    reserved: 420 s,    state, attempt, worker, environment of the
+                                                               run: its timeout +  newest attempt
+                                                               60 s, done: 60 s,
+                                                               void: 60 s, of an
+                                                               event 180 s
 everwarm:payload:<request id>[:<attempt>]              string  its end; claim_by,  a payload over 64 KiB
                                                                a start and its timeout
-everwarm:message:<message>                             string  120 s unrenewed     the worker that has this message of events
+everwarm:message:<message>                             string  30 s unrenewed      the worker that has this message of events
 everwarm:outcomes                                      stream  permanent           how events' attempts ended, until the ledger knows
 everwarm:concurrency:<account>:<region>                zset    its last deadline   unreserved attempts → deadline (ms)
 everwarm:concurrency:<account>:<region>:<function>     zset    its last deadline   the same of one function with a reservation
@@ -23,7 +25,8 @@ everwarm:environments:<worker>                         set     120 s unrenewed  
 everwarm:leases:<worker>                               zset    120 s unrenewed     leased environment → end of the lease (ms)
 everwarm:idle:<worker>                                 zset    120 s unrenewed     idle environment → last use (ms)
 everwarm:warm:<mode>:<revision>                        zset    120 s unrenewed     idle environment → last use, over all workers
-everwarm:mailbox:<worker>                              list    60 s unread         messages to one worker: moved batches
+everwarm:mailbox:<worker>                              list    60 s unread         messages to one worker: moved batches, functions
+                                                                                   to prepare, events to cancel
 everwarm:superseded                                    zset    60 s                function version=revision → when (ms)
 everwarm:logs                                          zset    permanent, pruned   log stream → last append (ms)
 everwarm:log:<account>:<region>:<function>             stream  600 s               log chunks the dispatcher has not stored yet
@@ -45,9 +48,12 @@ LOGS: Final = "everwarm:logs"
 LOG_WRITER: Final = "everwarm:log-writer"
 NETWORK_MAKER: Final = "everwarm:network-maker"
 SUPERSEDED: Final = "everwarm:superseded"
-SUPERSEDED_MS: Final = 60_000
-PREPARED_MS: Final = 60_000
 OUTCOMES: Final = "everwarm:outcomes"
+#: How long a note of a new revision stands.
+SUPERSEDED_MS: Final = 60_000
+#: How long unread answers to a request to prepare a function stay.
+PREPARED_MS: Final = 60_000
+#: How long messages lie in a mailbox that nobody reads.
 MAILBOX_MS: Final = 60_000
 
 #: Keys that may stand without a TTL; anything else without one is a leak, which the tests look for.
@@ -55,76 +61,87 @@ PERMANENT: Final = (EPOCH, SECRET, WORKERS, LOGS, OUTCOMES, "everwarm.*.*", "_ko
 
 
 def worker(worker: str) -> str:
-    """Heartbeat and description of one worker."""
+    """The hash with the description of one worker; while it exists the worker is alive."""
     return f"everwarm:worker:{worker}"
 
 
 def invocation(request_id: str) -> str:
-    """The newest attempt of one invocation."""
+    """The hash with state, attempt, worker and environment of one invocation's newest attempt."""
     return f"everwarm:invocation:{request_id}"
 
 
 def payload(request_id: str, attempt: int | None = None) -> str:
-    """A payload that is too large for its message; of an event's attempt, since an older one may still be about."""
+    """The string with a payload that is too large for its message.
+
+    ``attempt`` is given for an event, because a message of an older attempt may still be read.
+    """
     return f"everwarm:payload:{request_id}" if attempt is None else f"everwarm:payload:{request_id}:{attempt}"
 
 
 def message(message: str) -> str:
-    """The worker that has a batch of events."""
+    """The string with the name of the worker that has one batch of events."""
     return f"everwarm:message:{message}"
 
 
 def concurrency(account: str, region: str, function: str | None = None) -> str:
-    """Running attempts: of one function with reserved concurrency, or of all the others of an account."""
+    """The sorted set of running attempts (:func:`member`) by their deadlines.
+
+    With ``function`` those of one function with reserved concurrency, without those of all other functions of the account.
+    """
     base = f"everwarm:concurrency:{account}:{region}"
     return base if function is None else f"{base}:{function}"
 
 
+def member(request_id: str, attempt: int) -> str:
+    """The name of one attempt in a concurrency set; no key of its own."""
+    return f"{request_id}:{attempt}"
+
+
 def replies(dispatcher: str) -> str:
-    """Outcomes for one dispatcher process."""
+    """The list of outcomes for one dispatcher process."""
     return f"everwarm:replies:{dispatcher}"
 
 
 def prepared(name: str) -> str:
-    """Answers to one request to prepare a function."""
+    """The list of workers' answers to one request to prepare a function."""
     return f"everwarm:prepared:{name}"
 
 
 def environment(environment: str) -> str:
-    """One environment's record."""
+    """The hash that is one environment's record."""
     return f"everwarm:environment:{environment}"
 
 
 def environments(worker: str) -> str:
-    """The environments one worker owns."""
+    """The set of environments that one worker owns."""
     return f"everwarm:environments:{worker}"
 
 
 def leases(worker: str) -> str:
-    """The leased environments of one worker."""
+    """The sorted set of one worker's leased environments by the ends of their leases."""
     return f"everwarm:leases:{worker}"
 
 
 def idle(worker: str) -> str:
-    """The idle environments of one worker."""
+    """The sorted set of one worker's idle environments by their last use."""
     return f"everwarm:idle:{worker}"
 
 
 def warm(mode: str, revision: str) -> str:
-    """The idle environments of one revision, whoever owns them."""
+    """The sorted set of one revision's idle environments by their last use, whoever owns them."""
     return f"everwarm:warm:{mode}:{revision}"
 
 
 def mailbox(worker: str) -> str:
-    """Messages to one worker alone (``workers.intake.mailbox``)."""
+    """The list of messages to one worker alone (``workers.intake.mailbox``)."""
     return f"everwarm:mailbox:{worker}"
 
 
 def log(account: str, region: str, function: str) -> str:
-    """Log chunks of one function."""
+    """The stream of one function's log chunks that the dispatcher has not stored yet."""
     return f"everwarm:log:{account}:{region}:{function}"
 
 
 def is_permanent(key: str, extra: Iterable[str] = ()) -> bool:
-    """Whether a key may stand without a TTL."""
+    """Whether ``key`` may stand without a TTL, by :data:`PERMANENT` and the patterns ``extra``."""
     return any(fnmatchcase(key, pattern) for pattern in (*PERMANENT, *extra))

@@ -9,7 +9,9 @@ from typing import Final, Literal, TypeVar
 
 import msgspec
 
-VERSION: Final = 1
+#: Counts the changes of messages, and of the words that stand in Redis beside them. A change of words counts two, because a
+#: dispatcher and a worker with different words must not work together: since 3 a claim's state is called ``reserved``.
+VERSION: Final = 3
 #: Payloads over this many bytes travel as their own Redis key (see ``keys.payload``).
 INLINE_PAYLOAD_BYTES: Final = 64 * 1024
 #: Longest start of an environment: its code fetched and unpacked (330 s at most), and the first initialisation.

@@ -24,10 +24,11 @@ import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, Literal
 
-from workers.contract import keys
 from workers.contract.messages import FunctionSpec
+from workers.contract.scripts import leasing
+from workers.contract.scripts.leasing import Due, EnvironmentKeys, Renewal, State
 from workers.redis_client import Store, Unavailable
 
 #: How long a record lives unrenewed: what a killed worker leaves in Redis is gone after it.
@@ -36,8 +37,6 @@ RECORD_MS: Final = 120_000
 LEASE_MS: Final = 30_000
 #: How long an acquired environment waits for its message. After that nobody waits for a synchronous call any more.
 MOVE_MS: Final = 10_000
-#: How long messages lie in a mailbox that nobody reads.
-MAILBOX_MS: Final = 60_000
 
 
 @dataclass(slots=True)
@@ -51,35 +50,23 @@ class Lease:
     generation: int = 0
     owner: str = ""
     """Token of the attempt that has the lease; empty while the environment is idle."""
-    state: str = "starting"
+    state: State | Literal["retired"] = "starting"
     """``starting``, ``leased``, ``idle``, or ``retired``: its record must not come back."""
     unsure: bool = False
     """Redis did not take the last change, or did not say so: the record is to be written anew."""
     container: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+    keys: EnvironmentKeys = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self.keys = EnvironmentKeys.of(
+            self.environment, worker=self.worker, mode=self.mode, revision=self.spec.revision
+        )
 
     @property
     def is_owned(self) -> bool:
         """Whether this worker owns the lease, and so may run on the environment."""
         return self.state in ("starting", "leased")
-
-    def keys(self) -> list[str]:
-        """The record's keys, as most scripts want them."""
-        return [
-            keys.environment(self.environment),
-            keys.leases(self.worker),
-            keys.idle(self.worker),
-            keys.warm(self.mode, self.spec.revision),
-        ]
-
-
-class Due(NamedTuple):
-    """What a sweep found; names of environments."""
-
-    idle: list[str]
-    """Idle for too long: to be retired."""
-    expired: list[str]
-    """Their lease has ended: to be reclaimed, when the worker knows them to be idle."""
 
 
 class Leases:
@@ -108,7 +95,7 @@ class Leases:
 
     # Owning
 
-    def register(self, lease: Lease, state: str, owner: str) -> None:
+    def register(self, lease: Lease, state: State, owner: str) -> None:
         """Write the record: before the environment exists (``starting``), or once it is ``leased`` or ``idle``.
 
         When Redis is gone the copy has changed all the same, and is marked as unsure.
@@ -116,7 +103,7 @@ class Leases:
         with lease.lock:
             self._register(lease, state, owner)
 
-    def _register(self, lease: Lease, state: str, owner: str) -> None:
+    def _register(self, lease: Lease, state: State, owner: str) -> None:
         lease.generation += 1
         lease.owner = owner
         lease.state = state
@@ -133,24 +120,23 @@ class Leases:
             "revision": spec.revision,
             "container": lease.container,
         }
-        fields = [word for pair in description.items() for word in pair]
-        answer = self._store.word(
-            "register",
-            [
-                keys.environment(lease.environment),
-                keys.environments(self._worker),
-                keys.leases(self._worker),
-                keys.idle(self._worker),
-                keys.warm(self._mode, spec.revision),
-            ],
-            [lease.environment, state, owner, lease.generation, self._lease_ms, RECORD_MS, *fields],
+        answer = self._store.run(
+            leasing.register(
+                lease.keys,
+                state=state,
+                owner=owner,
+                generation=lease.generation,
+                lease_ms=self._lease_ms,
+                life_ms=RECORD_MS,
+                description=description,
+            )
         )
         if answer == "newer":
             # Another worker has acquired the environment. The copy keeps its lower generation, because that is how this
             # worker sees from now on that it is behind.
             lease.generation -= 1
         else:
-            lease.generation = int(answer)
+            lease.generation = answer
         lease.unsure = False
 
     def lease(self, lease: Lease, owner: str) -> bool:
@@ -164,15 +150,21 @@ class Leases:
             if lease.state != "idle":
                 return False
             try:
-                answer = self._store.word(
-                    "lease", lease.keys(), [lease.environment, owner, lease.generation, self._lease_ms, RECORD_MS]
+                answer = self._store.run(
+                    leasing.lease(
+                        lease.keys,
+                        owner=owner,
+                        generation=lease.generation,
+                        lease_ms=self._lease_ms,
+                        life_ms=RECORD_MS,
+                    )
                 )
                 if answer == "busy":
                     return False
                 if answer == "gone":
                     self._register(lease, "leased", owner)
                     return True
-                lease.generation = int(answer)
+                lease.generation = answer
                 lease.unsure = False
             except Unavailable:
                 # Redis may have leased it and the answer was lost: what comes next must be later than that.
@@ -193,9 +185,11 @@ class Leases:
             lease.owner = ""
             lease.state = "idle"
 
-    def _release(self, lease: Lease) -> str:
+    def _release(self, lease: Lease) -> leasing.Release:
         """The script's word; ``foreign`` is nothing to mend: another worker has acquired it, or its lease ends and is reclaimed."""
-        return self._store.word("release", lease.keys(), [lease.environment, lease.owner, lease.generation, RECORD_MS])
+        return self._store.run(
+            leasing.release(lease.keys, owner=lease.owner, generation=lease.generation, life_ms=RECORD_MS)
+        )
 
     # Sharing
 
@@ -206,15 +200,17 @@ class Leases:
         """
         # No two workers may use the same token, not even for the same attempt in a message that was delivered twice.
         token = f"{owner}@{self._worker}"
-        answer = self._store.word(
-            "acquire",
-            [keys.warm(self._mode, revision)],
-            [
-                self._worker, token, self._move_ms, RECORD_MS, MAILBOX_MS, batch,
-                keys.environment(""), keys.worker(""), keys.leases(""), keys.idle(""), keys.mailbox(""),
-            ],
-        )  # fmt: skip
-        return None if answer == "none" else answer
+        return self._store.run(
+            leasing.acquire(
+                mode=self._mode,
+                revision=revision,
+                worker=self._worker,
+                owner=token,
+                batch=batch,
+                lease_ms=self._move_ms,
+                life_ms=RECORD_MS,
+            )
+        )
 
     def accept(self, lease: Lease, owner: str, generation: int) -> bool:
         """A message has come for an environment that no other thread leases: whether its batch has the lease.
@@ -225,8 +221,10 @@ class Leases:
         with lease.lock:
             if lease.state != "idle":
                 return False
-            answer = self._store.word(
-                "accept", lease.keys()[:2], [lease.environment, owner, generation, self._lease_ms, RECORD_MS]
+            answer = self._store.run(
+                leasing.accept(
+                    lease.keys, owner=owner, generation=generation, lease_ms=self._lease_ms, life_ms=RECORD_MS
+                )
             )
             if answer == "foreign":
                 return False
@@ -245,7 +243,7 @@ class Leases:
             if lease.state != "idle":
                 return False
             try:
-                answer = self._store.word("reclaim", lease.keys(), [lease.environment, RECORD_MS])
+                answer = self._store.run(leasing.reclaim(lease.keys, life_ms=RECORD_MS))
             except Unavailable:
                 lease.unsure = True
                 raise
@@ -254,21 +252,17 @@ class Leases:
             if answer == "gone":
                 self._register(lease, "idle", "")
             else:
-                lease.generation = int(answer)
+                lease.generation = answer
             return True
 
     # Ending
 
-    def retire(self, lease: Lease) -> str:
+    def retire(self, lease: Lease) -> leasing.Retire:
         """Take an environment out of service, if nobody has it: ``retired``, ``gone`` (no record, so nobody has it either), or
         ``foreign``: another worker has leased it, and it must be kept for the message.
         """
         with lease.lock:
-            answer = self._store.word(
-                "retire",
-                [*lease.keys(), keys.environments(self._worker)],
-                [lease.environment, lease.owner, lease.generation],
-            )
+            answer = self._store.run(leasing.retire(lease.keys, owner=lease.owner, generation=lease.generation))
             if answer != "foreign":
                 lease.state = "retired"
             return answer
@@ -280,7 +274,7 @@ class Leases:
         """
         with lease.lock:
             lease.state = "retired"
-            self._store.run("remove", [*lease.keys(), keys.environments(self._worker)], [lease.environment])
+            self._store.run(leasing.remove(lease.keys))
 
     # Upkeep
 
@@ -289,14 +283,8 @@ class Leases:
 
         Answers the environments of which Redis has no record, or one that contradicts: they are to be restored.
         """
-        named = list(leases)
-        names = [keys.environments(self._worker), keys.leases(self._worker), keys.idle(self._worker)]
-        arguments: list[str | int] = [RECORD_MS, self._lease_ms]
-        for lease in named:
-            names += [keys.environment(lease.environment), keys.warm(self._mode, lease.spec.revision)]
-            arguments += [lease.environment, lease.generation, lease.owner if lease.is_owned else ""]
-        missing: list[bytes] = self._store.run("renew", names, arguments)
-        return [name.decode() for name in missing]
+        renewals = [Renewal(one.keys, one.generation, one.owner if one.is_owned else "") for one in leases]
+        return self._store.run(leasing.renew(renewals, worker=self._worker, lease_ms=self._lease_ms, life_ms=RECORD_MS))
 
     def restore(self, lease: Lease) -> None:
         """Write a record anew that is missing, wrong or unsure; not that of a retired one."""
@@ -306,10 +294,4 @@ class Leases:
 
     def sweep(self, idle_ms: int) -> Due:
         """This worker's environments that have been idle for longer than ``idle_ms``, and those whose lease has ended."""
-        found: list[list[bytes]] = self._store.run(
-            "sweep",
-            [keys.idle(self._worker), keys.leases(self._worker), keys.environments(self._worker)],
-            [idle_ms, keys.environment("")],
-        )
-        idle, expired = ([name.decode() for name in names] for names in found)
-        return Due(idle, expired)
+        return self._store.run(leasing.sweep(worker=self._worker, idle_ms=idle_ms))

@@ -4,17 +4,21 @@ import logging
 import math
 import threading
 import time
-from typing import Final
+from typing import Final, TypeVar
 
 from workers.contract import keys
 from workers.contract.messages import START_MS, FunctionSpec, Invocation, Outcome, encode
-from workers.redis_client import Step, Store, Unavailable
+from workers.contract.scripts import attempts, claim
+from workers.contract.scripts.call import Call
+from workers.redis_client import Store, Unavailable
 
 #: How long a record and an unread reply outlive the end of their attempt.
 AFTERLIFE_MS: Final = 60_000
 #: A dispatcher that waits for a reply outlives a Redis restart; after this long nobody waits any more.
 _PATIENCE_S: Final = 60.0
 _PAUSE_S: Final = 0.1
+
+Answer = TypeVar("Answer")
 
 log = logging.getLogger(__name__)
 
@@ -31,44 +35,37 @@ class Claims:
         """The worker must end: from now on wait for Redis no longer."""
         self._hurry.set()
 
-    def hold(self, invocation: Invocation, environment: str) -> str:
-        """Say that an environment is started for it: ``held``, or why it is not ours (``void``, ``late``, ``taken``)."""
-        return self._claim("hold", invocation, environment, START_MS)
+    def reserve(self, invocation: Invocation, environment: str) -> claim.Reserve:
+        """Say that an environment is started for it: ``reserved``, or why it is not ours (``void``, ``late``, ``taken``)."""
+        return self._ask(claim.reserve(invocation, worker=self._worker, environment=environment, life_ms=START_MS))
 
-    def run(self, spec: FunctionSpec, invocation: Invocation, environment: str) -> str:
+    def run(self, spec: FunctionSpec, invocation: Invocation, environment: str) -> claim.Run:
         """From here on the attempt counts: ``run``, or why not (``void``, ``late``, ``taken``, ``throttled``)."""
-        return self._claim("run", invocation, environment, spec.timeout_s * 1000 + AFTERLIFE_MS)
+        return self._ask(self._run_call(spec, invocation, environment))
 
-    def _claim(self, word: str, invocation: Invocation, environment: str, life_ms: int) -> str:
+    def _run_call(self, spec: FunctionSpec, invocation: Invocation, environment: str) -> Call[claim.Run]:
+        life_ms = spec.timeout_s * 1000 + AFTERLIFE_MS
+        return claim.run(invocation, worker=self._worker, environment=environment, life_ms=life_ms)
+
+    def _ask(self, call: Call[Answer]) -> Answer:
         # Whether a claim without an answer was granted is known only to Redis: wait for it, and ask again.
-        step = self._claim_step(word, invocation, environment, life_ms)
         give_up = time.monotonic() + _PATIENCE_S
         while True:
             try:
-                return self._store.word(*step)
+                return self._store.run(call)
             except Unavailable:
                 if time.monotonic() > give_up or self._hurry.wait(_PAUSE_S):
                     raise
-
-    def _claim_step(self, word: str, invocation: Invocation, environment: str, life_ms: int) -> Step:
-        return (
-            "claim",
-            [keys.invocation(invocation.request_id), invocation.counted_in],
-            [
-                word, invocation.attempt, self._worker, environment, invocation.claim_by_ms, life_ms,
-                invocation.limit, member(invocation), life_ms,
-            ],
-        )  # fmt: skip
 
     def finish(self, spec: FunctionSpec, invocation: Invocation, outcome: Outcome) -> None:
         """Hand the outcome over, however long Redis is gone while somebody may still wait for it: a caller for a while, the
         ledger for ever.
         """
-        step = self._finish_step(spec, invocation, outcome)
+        call = attempts.finish(spec, invocation, encode(outcome), life_ms=AFTERLIFE_MS)
         give_up = time.monotonic() + (math.inf if invocation.reply_to == keys.OUTCOMES else _PATIENCE_S)
         while True:
             try:
-                self._store.run(*step)
+                self._store.run(call)
             except Unavailable as error:
                 if time.monotonic() > give_up or self._hurry.wait(_PAUSE_S):
                     log.error(
@@ -79,44 +76,28 @@ class Claims:
             else:
                 return
 
-    def _finish_step(self, spec: FunctionSpec, invocation: Invocation, outcome: Outcome) -> Step:
-        names = [
-            keys.invocation(invocation.request_id),
-            keys.concurrency(spec.account, spec.region, spec.function),
-            keys.concurrency(spec.account, spec.region),
-            invocation.reply_to,
-            invocation.payload_key or keys.payload(invocation.request_id),
-        ]
-        kind = "stream" if invocation.reply_to == keys.OUTCOMES else "list"
-        return "finish", names, [invocation.attempt, member(invocation), encode(outcome), AFTERLIFE_MS, kind]
-
     def finish_and_run(
         self, spec: FunctionSpec, ended: Invocation, outcome: Outcome, following: Invocation, environment: str
-    ) -> str:
+    ) -> claim.Run:
         """:meth:`finish` the one and :meth:`run` the next on the same environment, in one round trip."""
-        life_ms = spec.timeout_s * 1000 + AFTERLIFE_MS
         try:
             _, word = self._store.run_both(
-                self._finish_step(spec, ended, outcome), self._claim_step("run", following, environment, life_ms)
+                attempts.finish(spec, ended, encode(outcome), life_ms=AFTERLIFE_MS),
+                self._run_call(spec, following, environment),
             )
         except Unavailable:
             # Both may be repeated.
             self.finish(spec, ended, outcome)
             return self.run(spec, following, environment)
-        return str(word.decode())
+        return word
 
-    def rejoin(self, spec: FunctionSpec, invocation: Invocation, environment: str, left_ms: int) -> str:
+    def rejoin(self, spec: FunctionSpec, invocation: Invocation, environment: str, left_ms: int) -> attempts.Rejoin:
         """Record a running attempt again after Redis was lost: ``rejoined`` or ``known``."""
-        return self._store.word(
-            "rejoin",
-            [
-                keys.invocation(invocation.request_id),
-                invocation.counted_in or keys.concurrency(spec.account, spec.region),
-            ],
-            [invocation.attempt, self._worker, environment, member(invocation), left_ms],
+        return self._store.run(
+            attempts.rejoin(spec, invocation, worker=self._worker, environment=environment, left_ms=left_ms)
         )
 
 
 def member(invocation: Invocation) -> str:
     """An attempt's name in a concurrency set."""
-    return f"{invocation.request_id}:{invocation.attempt}"
+    return keys.member(invocation.request_id, invocation.attempt)

@@ -136,7 +136,7 @@ class Executor:
 
     def _reserve(self, work: "_Work", invocation: Invocation, environment: str) -> None:
         # The invocation is claimed already when the first environment did not take the event.
-        if work.claimed != invocation.request_id and self._claims.hold(invocation, environment) != "held":
+        if work.claimed != invocation.request_id and self._claims.reserve(invocation, environment) != "reserved":
             raise NotOurs
 
     def _give_back(self, work: "_Work", error: Exception) -> None:

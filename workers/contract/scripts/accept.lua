@@ -1,7 +1,7 @@
--- accept: a letter of acquire has arrived at the worker that owns the environment; its lease begins.
+-- accept: a message of acquire has arrived at the worker that owns the environment; its lease begins.
 -- KEYS 1 environment   2 leases of its worker
 -- ARGV 1 environment   2 owner token   3 generation   4 lease, ms   5 life of the records, ms
--- Answers: accepted | gone (Redis was lost) | foreign (the lease ended before the letter came)
+-- Answers: accepted | gone (Redis was lost) | foreign (the lease ended before the message came)
 local record = redis.call('HMGET', KEYS[1], 'state', 'owner', 'generation')
 if not record[1] then
   return 'gone'

@@ -1,12 +1,12 @@
 -- acquire: move a batch to an idle environment of another living worker, the most recently used one: lease it, and push
--- a letter into that worker's mailbox. The keys of the workers met on the way are computed here, which a Redis Cluster
+-- a message into that worker's mailbox. The keys of the workers met on the way are computed here, which a Redis Cluster
 -- does not allow (it is not supported). Repeated after a lost answer it moves the batch a second time; the claim lets
 -- only one of the two run.
 -- KEYS 1 warm of the revision
 -- ARGV 1 worker that asks   2 owner token   3 lease, ms   4 life of the records, ms   5 life of the mailbox, ms   6 batch
 --      7 prefix of environment   8 prefix of worker   9 prefix of leases   10 prefix of idle   11 prefix of mailbox
--- Answers: the worker it went to, or none
--- Letter: move <environment> <generation> <owner token>, a line feed, the batch
+-- Answers: the worker it went to | none
+-- Message: move <environment> <generation> <owner token>, a line feed, the batch
 local looked_at = 64
 local free = {}
 local function is_free(worker)
@@ -42,8 +42,8 @@ for _, environment in ipairs(redis.call('ZREVRANGE', KEYS[1], 0, looked_at - 1))
       redis.call('ZREM', ARGV[10] .. worker, environment)
       redis.call('ZADD', ARGV[9] .. worker, now + ARGV[3], environment)
       redis.call('PEXPIRE', ARGV[9] .. worker, ARGV[4])
-      local letter = 'move ' .. environment .. ' ' .. generation .. ' ' .. ARGV[2] .. '\n' .. ARGV[6]
-      redis.call('RPUSH', ARGV[11] .. worker, letter)
+      local message = 'move ' .. environment .. ' ' .. generation .. ' ' .. ARGV[2] .. '\n' .. ARGV[6]
+      redis.call('RPUSH', ARGV[11] .. worker, message)
       redis.call('PEXPIRE', ARGV[11] .. worker, ARGV[5])
       return worker
     end

@@ -1,11 +1,11 @@
--- claim: the moment an attempt starts to count; or, with "hold", a worker says that it starts an environment for it; or,
+-- claim: the moment an attempt starts to count; or, with "reserve", a worker says that it starts an environment for it; or,
 -- with "void", whoever gives up first makes sure that it never starts.
 -- KEYS 1 invocation   2 concurrency set
--- ARGV 1 word: run | hold | void   2 attempt   3 worker (dispatcher for void)   4 environment   5 claim_by, Unix ms
+-- ARGV 1 word: run | reserve | void   2 attempt   3 worker (who asks, for void)   4 environment   5 claim_by, Unix ms
 --      6 life of the record, ms   7 limit of the set (-1: it has its place)   8 member request_id:attempt
---      9 how long the place may be held, ms
--- Answers: run | held | void | taken | late | throttled   (what was asked for, when it was granted: run, held, void). Who
---      asks again, since the answer was lost with the connection, gets it again. What was throttled never runs.
+--      9 how long the place may be taken, ms
+-- Answers: run | reserved | void | taken | late | throttled (what was asked for, when it was granted: run, reserved, void)
+-- Who asks again, since the answer was lost with the connection, gets it again. What was throttled never runs.
 local record = redis.call('HMGET', KEYS[1], 'state', 'attempt', 'worker', 'environment')
 local state, attempt = record[1], tonumber(record[2] or 0)
 local asked = tonumber(ARGV[2])
@@ -13,11 +13,11 @@ if state and attempt > asked then
   return 'late'
 end
 if state and attempt == asked then
-  local own = state == 'held' and record[3] == ARGV[3]
+  local own = state == 'reserved' and record[3] == ARGV[3]
   if ARGV[1] == 'run' and state == 'run' and record[3] == ARGV[3] and record[4] == ARGV[4] then
     return 'run'
-  elseif ARGV[1] == 'void' and state == 'held' then
-    return 'held'
+  elseif ARGV[1] == 'void' and state == 'reserved' then
+    return 'reserved'
   elseif not own then
     return state == 'void' and 'void' or 'taken'
   end
@@ -42,7 +42,7 @@ if ARGV[1] == 'run' and limit >= 0 then
     redis.call('PEXPIRE', KEYS[2], ARGV[9] + 60000)
   end
 end
-local word = ARGV[1] == 'hold' and 'held' or ARGV[1]
+local word = ARGV[1] == 'reserve' and 'reserved' or ARGV[1]
 redis.call('HSET', KEYS[1], 'state', word, 'attempt', ARGV[2], 'worker', ARGV[3], 'environment', ARGV[4])
 redis.call('PEXPIRE', KEYS[1], ARGV[6])
 return word

@@ -1,7 +1,7 @@
 -- enqueue: admit a synchronous invocation and publish its message, in one step, so that a dispatcher that dies
--- between the two leaves neither a taken slot nor a message without one.
+-- between the two leaves neither a taken place nor a message without one.
 -- KEYS 1 concurrency set   2 queue   3 payload key
--- ARGV 1 limit (-1 = none)   2 member request_id:attempt   3 how long the slot may be held, ms   4 Celery message
+-- ARGV 1 limit (-1 = none)   2 member request_id:attempt   3 how long the place may be taken, ms   4 Celery message
 --      5 payload of its own key, or ""   6 life of that key, ms
 -- Answers: enqueued | throttled
 local now = redis.call('TIME')

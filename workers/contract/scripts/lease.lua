@@ -1,8 +1,8 @@
--- lease: its own worker takes an environment for an attempt; the worker knows it to be idle. Only acquire can have been
+-- lease: its own worker leases an environment for an attempt; the worker knows it to be idle. Only acquire can have been
 -- faster, and that shows by a generation the worker has not seen; any other contradiction means that Redis lost writes.
 -- KEYS 1 environment   2 leases of its worker   3 idle of its worker   4 warm of its revision
 -- ARGV 1 environment   2 owner token   3 generation last seen   4 lease, ms   5 life of the records, ms
--- Answers: the generation it has now | gone (no record) | busy (another worker leased it, and its letter is on the way)
+-- Answers: the generation it has now | gone (no record) | busy (another worker leased it, and its message is on the way)
 local record = redis.call('HMGET', KEYS[1], 'state', 'owner', 'generation')
 if not record[1] then
   return 'gone'

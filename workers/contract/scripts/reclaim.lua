@@ -1,8 +1,8 @@
--- reclaim: a lease has ended that its worker knows nothing of (its letter was lost): the environment is idle again. Its
+-- reclaim: a lease has ended that its worker knows nothing of (its message was lost): the environment is idle again. Its
 -- last use stays what it was.
 -- KEYS 1 environment   2 leases of its worker   3 idle of its worker   4 warm of its revision
 -- ARGV 1 environment   2 life of the records, ms
--- Answers: the generation it has now | leased (the lease goes on: its letter came meanwhile) | gone (Redis was lost)
+-- Answers: the generation it has now | leased (the lease goes on: its message came meanwhile) | gone (Redis was lost)
 local record = redis.call('HMGET', KEYS[1], 'state', 'generation', 'last_use')
 if not record[1] then
   return 'gone'

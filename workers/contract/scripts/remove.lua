@@ -1,5 +1,5 @@
--- remove: an environment is no more, whatever its record says; only the worker that owned it may say so. A letter that is
--- on its way to it finds none.
+-- remove: an environment is no more, whatever its record says; only the worker that owned it may say so. A message
+-- of acquire that is on its way finds none.
 -- KEYS 1 environment   2 leases of its worker   3 idle of its worker   4 warm of its revision   5 environments of its worker
 -- ARGV 1 environment
 -- Answers: removed

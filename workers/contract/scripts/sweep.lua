@@ -1,5 +1,5 @@
 -- sweep: name the environments of one worker that have been idle for too long, and those whose lease has ended.
--- It decides nothing: the worker retires or reclaims each one, which fails when somebody took it meanwhile. Entries whose
+-- This decides nothing: the worker retires or reclaims each one, which fails when somebody took it meanwhile. Entries whose
 -- record is gone (it could not be retired while Redis was away) are dropped.
 -- KEYS 1 idle of the worker   2 leases of the worker   3 environments of the worker
 -- ARGV 1 idle time allowed, ms   2 prefix of environment
