@@ -1,8 +1,8 @@
-"""Leases across workers: the real scripts, driven through `Leases` by three workers, against a model of who holds what.
+"""Leases across workers: the real scripts, driven through `Leases` by three workers, against a model of who owns what.
 
-What may go wrong goes wrong: letters are lost, workers are killed and come back, or stop beating only; requests and
+What may go wrong goes wrong: messages are lost, workers are killed and come back, or stop beating only; requests and
 answers are lost, scripts run twice; Redis is emptied, or comes back as it was some time ago; keys expire under a worker
-that was paused; late owners knock. After each step no environment has two holders and the indexes agree with the records;
+that was paused; late owners knock. After each step no environment has two owners and the indexes agree with the records;
 and at any time, as at the end, a worker's upkeep finds everything again.
 
 Redis' clock can't be moved: a lease ends, and an environment has been idle for long, when its score says so. And since
@@ -84,7 +84,7 @@ class Place:
     """One environment: the worker's copy of its record, and the attempt that believes to have it."""
 
     lease: Lease
-    holder: str = ""
+    token: str = ""
 
 
 @dataclass
@@ -100,10 +100,10 @@ class Worker:
     """Redis was lost in part, and this worker has not renewed since: indexes may lack what the records say."""
 
     def idle(self) -> list[Place]:
-        return [place for place in self.places.values() if not place.holder]
+        return [place for place in self.places.values() if not place.token]
 
-    def held(self) -> list[Place]:
-        return [place for place in self.places.values() if place.holder]
+    def owned(self) -> list[Place]:
+        return [place for place in self.places.values() if place.token]
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Sharing(RuleBasedStateMachine):
         self.workers: list[Worker] = []
         self.dead: list[Worker] = []
         self.in_hand: list[tuple[Worker, Move]] = []
-        """Letters that were popped and have not been handled yet."""
+        """Messages that were popped and have not been handled yet."""
         self.late: list[tuple[Lease, str, int]] = []
         """Leases that are over: copy, token, generation."""
         self.saved: dict[bytes, tuple[int, bytes]] = {}
@@ -181,10 +181,10 @@ class Sharing(RuleBasedStateMachine):
     def token(self) -> str:
         return f"i{self.number()}:1"
 
-    def hold(self, place: Place, token: str) -> None:
-        assert not place.holder, "it is leased to two at a time"
+    def own(self, place: Place, token: str) -> None:
+        assert not place.token, "it is leased to two at a time"
         assert place.lease.is_owned
-        place.holder = token
+        place.token = token
 
     # Environments and their own worker
 
@@ -209,17 +209,17 @@ class Sharing(RuleBasedStateMachine):
         place = Place(Lease(f"e{self.number():04}", spec(revision), MODE, worker.name))
         worker.leases.register(place.lease, "starting", token)
         worker.places[place.lease.environment] = place
-        self.hold(place, token)
+        self.own(place, token)
         if idle:
             self.give_back(worker, place, "")
 
     @rule(data=st.data(), fault=FAULTS)
     def started(self, data: Any, fault: str) -> None:
-        worker = self.worker(data, Worker.held)
+        worker = self.worker(data, Worker.owned)
         if worker is not None:
-            place = self.pick(data, worker.held())
+            place = self.pick(data, worker.owned())
             with worker.store.with_fault(fault), suppress(*Unavailable):
-                worker.leases.register(place.lease, "leased", place.holder)
+                worker.leases.register(place.lease, "leased", place.token)
 
     def _lease(self, data: Any, fault: str) -> None:
         worker = self.worker(data, Worker.idle)
@@ -232,8 +232,8 @@ class Sharing(RuleBasedStateMachine):
             taken = worker.leases.lease(place.lease, token)
         acquired = before is not None and "@" in before.owner and before.generation > copy.generation
         if taken:
-            assert fault in ("away", "answer lost") or not acquired, "somebody else's letter is on the way"
-            self.hold(place, token)
+            assert fault in ("away", "answer lost") or not acquired, "somebody else's message is on the way"
+            self.own(place, token)
         else:
             assert acquired
             assert (self.record(place.lease), self.copy(place.lease)) == (before, copy), "busy changes nothing"
@@ -249,9 +249,9 @@ class Sharing(RuleBasedStateMachine):
         )  # fmt: skip
 
     def _release(self, data: Any, fault: str) -> None:
-        worker = self.worker(data, Worker.held)
+        worker = self.worker(data, Worker.owned)
         if worker is not None:
-            self.give_back(worker, self.pick(data, worker.held()), fault)
+            self.give_back(worker, self.pick(data, worker.owned()), fault)
 
     release = rule(data=st.data(), fault=FAULTS)(_release)
     release_2 = rule(data=st.data(), fault=FAULTS)(_release)
@@ -259,17 +259,17 @@ class Sharing(RuleBasedStateMachine):
     def give_back(self, worker: Worker, place: Place, fault: str) -> None:
         lease = place.lease
         self.late = [*self.late, (self.copy(lease), lease.owner, lease.generation)][-8:]
-        place.holder = ""
+        place.token = ""
         with worker.store.with_fault(fault):
             worker.leases.release(lease)
         assert (lease.state, lease.owner) == ("idle", "")
 
     @rule(data=st.data())
-    def a_second_one_asks_for_a_held_one(self, data: Any) -> None:
-        worker = self.worker(data, Worker.held)
+    def a_second_one_asks_for_an_owned_one(self, data: Any) -> None:
+        worker = self.worker(data, Worker.owned)
         if worker is None:
             return
-        lease = self.pick(data, worker.held()).lease
+        lease = self.pick(data, worker.owned()).lease
         before, copy = self.record(lease), self.copy(lease)
         assert not worker.leases.lease(lease, "another")
         assert not worker.leases.accept(lease, before.owner if before else "x", before.generation if before else 1)
@@ -362,40 +362,40 @@ class Sharing(RuleBasedStateMachine):
         environment, name, generation = expected
         assert found == name
         kind, body = split_message(self.client.lindex(keys.mailbox(name), -1).encode())
-        letter = parse_move(body)
+        message = parse_move(body)
         record = self.client.hmget(keys.environment(environment), "state", "owner", "generation")
         assert kind == "move"
         assert record == ["leased", owner, str(generation)]
-        assert letter == Move(environment, generation, owner, b"batch \n")
+        assert message == Move(environment, generation, owner, b"batch \n")
 
     @rule(data=st.data())
-    def letters_are_read(self, data: Any) -> None:
+    def messages_are_read(self, data: Any) -> None:
         worker = self.worker(data, lambda worker: self.client.exists(keys.mailbox(worker.name)))
         while worker is not None and (element := self.client.lpop(keys.mailbox(worker.name))) is not None:
             self.in_hand.append((worker, parse_move(split_message(element.encode())[1])))
 
-    def _handle_a_letter(self, data: Any, fault: str, lost: bool) -> None:
-        worker, letter = entry = self.pick(data, self.in_hand)
+    def _handle_a_message(self, data: Any, fault: str, lost: bool) -> None:
+        worker, message = entry = self.pick(data, self.in_hand)
         self.in_hand.remove(entry)
-        place = worker.places.get(letter.environment)
+        place = worker.places.get(message.environment)
         if lost or place is None or worker not in self.workers:
             return
         before, copy = self.record(place.lease), self.copy(place.lease)
         told = before is not None and (before.state, before.owner, before.generation) == (
-            "leased", letter.owner, letter.generation,
+            "leased", message.owner, message.generation,
         )  # fmt: skip
         accepted = False
         with worker.store.with_fault(fault), suppress(*Unavailable):
-            accepted = worker.leases.accept(place.lease, letter.owner, letter.generation)
-            assert accepted == (not place.holder and (told or before is None))
+            accepted = worker.leases.accept(place.lease, message.owner, message.generation)
+            assert accepted == (not place.token and (told or before is None))
         if accepted:
-            self.hold(place, letter.owner)
+            self.own(place, message.owner)
         else:
             assert self.copy(place.lease) == copy
 
-    handle = precondition(lambda self: self.in_hand)(rule(data=st.data(), fault=FAULTS, lost=RARELY)(_handle_a_letter))
+    handle = precondition(lambda self: self.in_hand)(rule(data=st.data(), fault=FAULTS, lost=RARELY)(_handle_a_message))
     handle_2 = precondition(lambda self: self.in_hand)(
-        rule(data=st.data(), fault=FAULTS, lost=RARELY)(_handle_a_letter)
+        rule(data=st.data(), fault=FAULTS, lost=RARELY)(_handle_a_message)
     )
 
     # Upkeep
@@ -436,13 +436,13 @@ class Sharing(RuleBasedStateMachine):
         due = worker.leases.sweep(limit)
         for name in due.idle:
             place = worker.places.get(name)
-            if place is not None and place.holder:
+            if place is not None and place.token:
                 assert place.lease.unsure or worker.behind, "it is in use"
             elif place is not None:
                 self.retire(worker, place, fault)
         for name in due.expired:
             place = worker.places.get(name)
-            if place is not None and not place.holder:
+            if place is not None and not place.token:
                 with worker.store.with_fault(fault):
                     assert worker.leases.reclaim(place.lease)
 
@@ -454,7 +454,7 @@ class Sharing(RuleBasedStateMachine):
         lease = self.pick(data, worker.idle()).lease
         before = self.record(lease)
         if before is not None and before.indexes.get("leases", 0) > 1:
-            assert not worker.leases.reclaim(lease), "its letter may still come"
+            assert not worker.leases.reclaim(lease), "its message may still come"
             assert self.record(lease) == before
 
     @rule(data=st.data())
@@ -462,7 +462,7 @@ class Sharing(RuleBasedStateMachine):
         self.find_everything(self.pick(data, self.workers))
 
     def find_everything(self, worker: Worker) -> None:
-        """After one round of upkeep, and the time of letters that don't come, all is as it should be: none is lost."""
+        """After one round of upkeep, and the time of messages that don't come, all is as it should be: none is lost."""
         self.beat(worker)
         self.renew_all(worker)
         worker.behind = False
@@ -473,8 +473,8 @@ class Sharing(RuleBasedStateMachine):
             record = self.record(place.lease)
             assert record is not None, "it is lost"
             assert record.generation == place.lease.generation
-            assert record.owner == place.holder
-            if place.holder:
+            assert record.owner == place.token
+            if place.token:
                 assert record.state in ("starting", "leased")
                 assert set(record.indexes) == {"leases"}
             else:
@@ -485,7 +485,7 @@ class Sharing(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def a_lease_ends(self, data: Any) -> None:
-        """A letter does not come in time; or the worker was paused while it ran."""
+        """A message does not come in time; or the worker was paused while it ran."""
         worker = self.worker(data, self.deadlines)
         if worker is not None:
             name = self.pick(data, sorted(self.deadlines(worker)))
@@ -562,11 +562,11 @@ class Sharing(RuleBasedStateMachine):
     # What holds after each step
 
     @invariant()
-    def copies_say_who_holds(self) -> None:
+    def copies_say_who_owns(self) -> None:
         for worker in self.workers:
             for place in worker.places.values():
-                assert place.lease.is_owned == bool(place.holder)
-                assert place.lease.owner == place.holder
+                assert place.lease.is_owned == bool(place.token)
+                assert place.lease.owner == place.token
 
     @invariant()
     def redis_agrees(self) -> None:
@@ -576,9 +576,9 @@ class Sharing(RuleBasedStateMachine):
                 record = records[name]
                 if record is not None:
                     self.indexes_agree(worker, record)
-                    if place.holder and not place.lease.unsure and not worker.behind:
-                        assert record.state in ("starting", "leased"), "what is held is not to be had"
-                        assert (record.owner, record.generation) == (place.holder, place.lease.generation)
+                    if place.token and not place.lease.unsure and not worker.behind:
+                        assert record.state in ("starting", "leased"), "what is owned is not to be had"
+                        assert (record.owner, record.generation) == (place.token, place.lease.generation)
 
     def indexes_agree(self, worker: Worker, record: Record) -> None:
         expected = {"idle", "warm"} if record.state == "idle" else {"leases"}

@@ -779,7 +779,7 @@ def test_renew_moves_deadlines_and_names_what_is_missing(here: Here) -> None:
     assert here.client.zscore(LEASES, "lost") is None
 
 
-def test_renewing_moves_no_lease_that_the_worker_does_not_hold(here: Here) -> None:
+def test_renewing_moves_no_lease_that_the_worker_does_not_own(here: Here) -> None:
     beat(here)
     register(here, "idle", "", 1)
     acquire(here)
