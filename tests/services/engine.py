@@ -11,13 +11,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
 from tests.services.dockerd import REGISTRY, Dockerd, EngineFailed
+from tests.services.signals import handling, run_command
 from workers.engine import Engine, EngineError
 
 _CACHE: Final = Path("/var/cache/everwarm-tests")
@@ -43,28 +43,6 @@ def _with_engine(environ: Mapping[str, str]) -> dict[str, str]:
     return {**environ, "EVERWARM_TEST_ENGINE": "1", "EVERWARM_TEST_REGISTRY": REGISTRY}
 
 
-def _run(command: Sequence[str], environ: Mapping[str, str]) -> int:
-    """The command's status. Ctrl-C reaches it by itself; what is sent to this process alone is passed on."""
-    child = subprocess.Popen(command, env=dict(environ))
-
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        child.send_signal(number)
-
-    with _handling(pass_on, signal.SIGTERM, signal.SIGHUP), _handling(signal.SIG_IGN, signal.SIGINT):
-        status = child.wait()
-    return status if status >= 0 else 128 - status
-
-
-@contextmanager
-def _handling(handler: "signal._HANDLER", *numbers: signal.Signals) -> Iterator[None]:
-    before = {number: signal.signal(number, handler) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
-
-
 def _run_on_own(command: Sequence[str], environ: Mapping[str, str]) -> int:
     with Dockerd.running(_CACHE) as engine:
         with_host = {**environ, "DOCKER_HOST": engine.url}
@@ -72,7 +50,7 @@ def _run_on_own(command: Sequence[str], environ: Mapping[str, str]) -> int:
             with_host.pop(name, None)
         if not _build_images(with_host):
             raise EngineFailed("the runtime images could not be built")
-        status = _run(command, _with_engine(with_host))
+        status = run_command(command, _with_engine(with_host))
         left = engine.remove_leftovers()
         for line in left:
             _say(f"left on the engine after the tests: {line}")
@@ -84,11 +62,11 @@ def _run_on_found(command: Sequence[str], environ: Mapping[str, str]) -> int:
         Engine.connect().close()
     except EngineError as error:
         _say(f"no container engine, tests that need one are skipped ({error}); to run them type: {_NEEDED}")
-        return _run(command, environ)
+        return run_command(command, environ)
     if not _build_images(environ):
         _say("tests that need runtime images are skipped")
-        return _run(command, environ)
-    return _run(command, _with_engine(environ))
+        return run_command(command, environ)
+    return run_command(command, _with_engine(environ))
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -101,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
     if not command:
         _say("type: python -m tests.services.engine -- COMMAND...")
         return 2
-    with _handling(_interrupt, signal.SIGTERM, signal.SIGHUP):
+    with handling(_interrupt, signal.SIGTERM, signal.SIGHUP):
         try:
             if _own_is_wanted(os.environ):
                 return _run_on_own(command, os.environ)
