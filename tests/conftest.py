@@ -1,10 +1,10 @@
-"""Fixtures for all tests, and what holds after each of them: no child process is left."""
+"""Fixtures for all tests, default signals for what they start, and the check that no child process is left."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from tests.services import processes
+from tests.services import processes, signals
 from tests.services.api import api, api_server, make_api
 from tests.services.aws import aws_services
 from tests.services.events import gate
@@ -33,6 +33,10 @@ __all__ = [
     "stack",
     "up",
 ]
+
+
+# Before any program is started: xdist's processes and all that tests start inherit it.
+signals.restore_defaults()
 
 
 @pytest.fixture(autouse=True)

@@ -16,10 +16,12 @@ class Commands(click.Group):
         # The imports cost 0.2 s, which --help need not pay.
         from dispatcher.cli.client import ServerError
         from dispatcher.cli.part import PartError
+        from dispatcher.cli.process import heed_stop_signals
         from dispatcher.cli.redis import RedisError
         from dispatcher.cli.up import UpError
         from workers.contract.settings import SettingError
 
+        heed_stop_signals()
         try:
             return super().invoke(ctx)
         except (SettingError, RedisError, PartError, UpError, ServerError) as error:

@@ -3,13 +3,17 @@
 import json
 import signal
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+
+import pytest
 
 from dispatcher.cli.process import spawn
 from tests.services.code import zip_of
 from tests.services.commands import COMMAND, clean_environ, everwarm
 from tests.services.local import python_runtime
 from tests.services.processes import free_port
+from tests.services.signals import ignored
 from tests.services.stack import Stack
 from tests.services.up import Up
 from tests.services.waiting import wait_until
@@ -51,27 +55,39 @@ def test_ps_and_logs_show_what_ran(stack: Stack) -> None:
     assert "<b>[red]" in text
 
 
-def test_logs_follow_until_interrupted(stack: Stack, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("inherited", "number", "status"),
+    [
+        pytest.param("default", signal.SIGINT, 0, id="Ctrl-C"),
+        pytest.param("ignored", signal.SIGINT, 0, id="SIGINT that is ignored at the start"),
+        pytest.param("ignored", signal.SIGTERM, -signal.SIGTERM, id="SIGTERM that is ignored at the start"),
+    ],
+)
+def test_logs_follow_until_interrupted(
+    stack: Stack, tmp_path: Path, inherited: str, number: signal.Signals, status: int
+) -> None:
     client = stack.client()
+    function = f"followed-{inherited}-{number.name}"
     client.create_function(
-        FunctionName="followed",
+        FunctionName=function,
         Runtime=python_runtime(),
         Handler="index.handler",
         Role="arn:aws:iam::000000000000:role/r",
         Code={"ZipFile": zip_of(index__py="def handler(event, context):\n    print('line', event['n'])\n")},
     )
-    client.get_waiter("function_active_v2").wait(FunctionName="followed", WaiterConfig={"Delay": 1})
-    client.invoke(FunctionName="followed", Payload=b'{"n": 1}')
+    client.get_waiter("function_active_v2").wait(FunctionName=function, WaiterConfig={"Delay": 1})
+    client.invoke(FunctionName=function, Payload=b'{"n": 1}')
     out = tmp_path / "out"
-    with out.open("wb") as output:
-        argv = [*COMMAND, "logs", "-f", "followed", "--endpoint", stack.endpoint]
+    started_with = ignored(signal.SIGINT, signal.SIGTERM) if inherited == "ignored" else nullcontext()
+    with out.open("wb") as output, started_with:
+        argv = [*COMMAND, "logs", "-f", function, "--endpoint", stack.endpoint]
         following = spawn(argv, clean_environ(), output=output)
     try:
         wait_until("the first line is there", lambda: "line 1" in out.read_text())
-        client.invoke(FunctionName="followed", Payload=b'{"n": 2}')
+        client.invoke(FunctionName=function, Payload=b'{"n": 2}')
         wait_until("the second line follows", lambda: "line 2" in out.read_text())
-        following.send_signal(signal.SIGINT)
-        assert following.wait(5) == 0
+        following.send_signal(number)
+        assert following.wait(5) == status
     finally:
         following.kill()
         following.wait()

@@ -15,6 +15,7 @@ from tests.services.code import zip_of
 from tests.services.local import python_runtime
 from tests.services.processes import look
 from tests.services.redis import RedisServer
+from tests.services.signals import ignored
 from tests.services.up import Up
 from tests.services.waiting import wait_until
 
@@ -46,6 +47,15 @@ def answers(up: Up, seconds: float = 0) -> bool:
     except (BotoCoreError, ClientError) as error:
         print(f"{time.monotonic():.2f} {error}")
         return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_is_ignored_at_the_start_stops_everything(up: Start, number: signal.Signals) -> None:
+    with ignored(signal.SIGINT, signal.SIGTERM):
+        one = up()
+    one.wait_until_ready()
+    one.process.send_signal(number)
+    assert one.process.wait(10) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
