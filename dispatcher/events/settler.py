@@ -146,7 +146,7 @@ class Settler:
 
 
 def _outcome(entry: Entry) -> Outcome | None:
-    """The outcome in an entry; None when a newer Everwarm wrote it, and then its event is fed again after a while."""
+    """The outcome in an entry; None when another version of Everwarm wrote it, and then its event is fed again after a while."""
     try:
         return decode_outcome(entry[1][b"o"])
     except (VersionMismatch, msgspec.DecodeError, KeyError) as error:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from workers.contract.messages import (
     LANES,
+    OLDEST_OUTCOME,
     VERSION,
     Batch,
     FunctionSpec,
@@ -117,11 +118,22 @@ def test_this_version_and_the_one_before_are_read(version: int) -> None:
 
 @pytest.mark.parametrize("version", [VERSION - 2, VERSION + 1, 1 << 40])
 def test_other_versions_are_named(version: int) -> None:
-    with pytest.raises(VersionMismatch, match=f"version {version}; this process reads {VERSION - 1} and {VERSION}"):
+    with pytest.raises(
+        VersionMismatch, match=f"version {version}; this process reads {VERSION - 1} to {VERSION}"
+    ) as caught:
         decode_batch(encode_batch(version, encode(SPEC), "", [an_invocation()]))
-    with pytest.raises(VersionMismatch) as caught:
-        decode_outcome(encode(Outcome(v=version, request_id="i", attempt=1, kind="success")))
     assert caught.value.found == version
+
+
+def test_outcomes_of_all_versions_with_the_same_words_are_read() -> None:
+    for version in range(OLDEST_OUTCOME, VERSION + 1):
+        outcome = Outcome(v=version, request_id="i", attempt=1, kind="success")
+        assert decode_outcome(encode(outcome)) == outcome
+    for version in (OLDEST_OUTCOME - 1, VERSION + 1, 1 << 40):
+        with pytest.raises(
+            VersionMismatch, match=f"version {version}; this process reads {OLDEST_OUTCOME} to {VERSION}"
+        ):
+            decode_outcome(encode(Outcome(v=version, request_id="i", attempt=1, kind="success")))
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,29 @@ def test_one_environment_has_so_many_calls_under_way(redis_server: RedisServer) 
     loop.stop()
 
 
+def test_an_answer_goes_to_the_link_that_its_request_came_by(redis_server: RedisServer) -> None:
+    """With docker-exec the next invocation's relay is another one, which knows nothing of the request."""
+    loop = LoopThread(_loop_died)
+    loop.start()
+    answered: list[str] = []
+
+    def relay(name: str) -> SimpleNamespace:
+        return SimpleNamespace(link=SimpleNamespace(respond=lambda *_: answered.append(name)))
+
+    spec = SimpleNamespace(account="000000000000", region="us-east-1", function="f")
+    environment = SimpleNamespace(id="a", spec=spec, relay=relay("first"))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        api = FunctionApi(f"http://127.0.0.1:{silent.getsockname()[1]}", Store(redis_server.url), loop, threads=1)
+        api.forward(cast("Environment", environment), ApiRequest(1, "GET", "/x", [], b""))
+        connection = silent.accept()[0]
+        environment.relay = relay("second")
+        connection.close()
+        wait_until("the request is answered", lambda: answered)
+    assert answered == ["first"]
+    api.close()
+    loop.stop()
+
+
 @pytest.mark.parametrize(
     ("text", "sent"),
     [

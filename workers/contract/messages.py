@@ -2,7 +2,8 @@
 
 A task message is one :class:`Batch`: a :class:`FunctionSpec` and one or more :class:`Invocation` of it, run in series
 on one environment. A worker answers each invocation with one :class:`Outcome`. All three are encoded as msgpack maps,
-and the version number leads every message: a reader takes :data:`VERSION` and the one before it.
+and the version number leads every message: a reader takes :data:`VERSION` and the one before it, and outcomes since
+:data:`OLDEST_OUTCOME`.
 """
 
 from typing import Final, Literal, TypeVar
@@ -12,6 +13,9 @@ import msgspec
 #: Counts the changes of messages, and of the words that stand in Redis beside them. A change of words counts two, because a
 #: dispatcher and a worker with different words must not work together: since 3 a claim's state is called ``reserved``.
 VERSION: Final = 3
+#: The first version whose outcomes can still be read: neither their shape nor their words have changed since. One that waits
+#: in the stream while everything is replaced by a newer version tells of work that was done, and must not be done again.
+OLDEST_OUTCOME: Final = 1
 #: Payloads over this many bytes travel as their own Redis key (see ``keys.payload``).
 INLINE_PAYLOAD_BYTES: Final = 64 * 1024
 #: Longest start of an environment: its code fetched and unpacked (330 s at most), and the first initialisation.
@@ -26,8 +30,8 @@ LANES: Final[tuple[Lane, ...]] = ("sync", "event", "replay")
 class VersionMismatch(Exception):
     """The message was written by an Everwarm too old or too new for this reader: the platform's fault, no try used."""
 
-    def __init__(self, found: int) -> None:
-        super().__init__(f"message version {found}; this process reads {VERSION - 1} and {VERSION}")
+    def __init__(self, found: int, oldest: int) -> None:
+        super().__init__(f"message version {found}; this process reads {oldest} to {VERSION}")
         self.found = found
 
 
@@ -192,7 +196,7 @@ def decode_batch(data: bytes) -> Batch:
 
 def decode_outcome(data: bytes) -> Outcome:
     """Read an outcome. Raises :class:`VersionMismatch`, or ``msgspec.DecodeError`` when the bytes are no outcome."""
-    return _decode(_outcome, data)
+    return _decode(_outcome, data, OLDEST_OUTCOME)
 
 
 def decode_prepare(data: bytes) -> Prepare:
@@ -205,13 +209,13 @@ def decode_prepared(data: bytes) -> Prepared:
     return _decode(_prepared, data)
 
 
-def _decode(decoder: msgspec.msgpack.Decoder[Message], data: bytes) -> Message:
+def _decode(decoder: msgspec.msgpack.Decoder[Message], data: bytes, oldest: int = VERSION - 1) -> Message:
     try:
         message = decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        _check(_version(data))  # One that is too new may have any other shape.
+        _check(_version(data), oldest)  # One that is too new may have any other shape.
         raise msgspec.DecodeError(str(error)) from error
-    _check(message.v)
+    _check(message.v, oldest)
     return message
 
 
@@ -222,6 +226,6 @@ def _version(data: bytes) -> int:
         raise msgspec.DecodeError(str(error)) from error
 
 
-def _check(found: int) -> None:
-    if found not in (VERSION - 1, VERSION):
-        raise VersionMismatch(found)
+def _check(found: int, oldest: int) -> None:
+    if not oldest <= found <= VERSION:
+        raise VersionMismatch(found, oldest)

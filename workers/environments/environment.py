@@ -224,17 +224,20 @@ class Environment:
     def interrupt(self) -> None:
         """The worker stops: end the environment whatever it does, which frees the thread that waits for it."""
         self.interrupted = True
-        self._kill_soon()  # One that is about to start has no relay yet; whoever starts it looks whether the worker stops.
+        self._kill_soon(
+            self._attached
+        )  # One that is about to start has no relay yet; whoever starts it looks whether the worker stops.
 
     def abort(self) -> None:
         """End what runs in the environment, without waiting: whoever waits for an answer learns that its process has gone."""
-        self._aborted = self._attached is not None
-        self._kill_soon()
+        attached = self._attached  # once, because a starter may attach one meanwhile
+        self._aborted = attached is not None
+        self._kill_soon(attached)
 
-    def _kill_soon(self) -> None:
+    def _kill_soon(self, attached: "_Attached | None") -> None:
         """Have the process tree killed, where there is one."""
-        if self._attached is not None:
-            self._loop.call(self._attached.relay.link.kill)
+        if attached is not None:
+            self._loop.call(attached.relay.link.kill)
 
     def _wait(self, future: "Future[T]", timeout_s: float) -> T | None:
         try:

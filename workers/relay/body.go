@@ -61,7 +61,7 @@ func newBody(credit *creditWindow) *body {
 	return b
 }
 
-// push copies p b.
+// push copies p in.
 func (b *body) push(p []byte) error {
 	if err := b.credit.came(len(p)); err != nil {
 		return err

@@ -16,7 +16,7 @@ func (f *failing) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func TestAnBodyCarriesMoreThanAWindow(t *testing.T) {
+func TestABodyCarriesMoreThanAWindow(t *testing.T) {
 	credits := make(chan int, 100)
 	b := newBody(&creditWindow{send: func(n int) { credits <- n }})
 	want := bytes.Repeat([]byte("0123456789abcdef"), 3*window/16)
@@ -41,7 +41,7 @@ func TestAnBodyCarriesMoreThanAWindow(t *testing.T) {
 	}
 }
 
-func TestAnBodyRefusesWhatExceedsTheWindow(t *testing.T) {
+func TestABodyRefusesWhatExceedsTheWindow(t *testing.T) {
 	b := newBody(&creditWindow{send: func(int) {}})
 	part := make([]byte, maxPayload)
 	for range window / maxPayload {

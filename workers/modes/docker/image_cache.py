@@ -1,6 +1,6 @@
 """The image that a function runs on: which one, whether the engine has it, and whether it can serve.
 
-ImageCache are pulled only by :meth:`ImageCache.prepare`, when a function is created or updated; an invocation finds what is there.
+Images are pulled only by :meth:`ImageCache.prepare`, when a function is created or updated; an invocation finds what is there.
 """
 
 import threading
