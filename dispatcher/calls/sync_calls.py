@@ -68,6 +68,8 @@ class _Call:
     future: "asyncio.Future[Outcome]"
     accepted_at: float
     """Monotonic time at which the call came in, in seconds."""
+    published_at: float = 0.0
+    """Monotonic time at which the newest attempt was published, in seconds."""
     seen_running: bool = False
     """Whether the call was once observed running: from then on it is never answered with 429, as if nothing had run."""
     missed: int = 0
@@ -159,6 +161,7 @@ class SyncCalls:
             cognito_identity=invocation.cognito_identity,
         )
         call.invocation = msgspec.structs.replace(sent, payload=payload)
+        call.published_at = time.monotonic()
         name = queue(call.mode, invocation.lane)
         message = envelope(encode_batch(VERSION, call.target.spec_raw, call.code_url, [sent]), name)
         enqueue = attempts.enqueue(
@@ -248,20 +251,28 @@ class SyncCalls:
         old = [call for call in self._calls.values() if now - call.accepted_at > _YOUNG_S and not call.future.done()]
         if not old:
             return
+        # Judged as of before the records are read: a worker that records again what it runs may do so in between.
+        recovering = self._fleet.recovering
         async with self._inspector.pipeline(transaction=False) as pipe:
             for call in old:
-                pipe.hmget(keys.invocation(call.invocation.request_id), "state", "worker")
+                pipe.hmget(keys.invocation(call.invocation.request_id), "state", "attempt", "worker")
                 pipe.llen(queue(call.mode, "sync"))
             found = await pipe.execute()
-        for call, (state, worker), queued in zip(old, found[::2], found[1::2], strict=True):
+        for call, (state, attempt, worker), queued in zip(old, found[::2], found[1::2], strict=True):
+            # The record may be of an attempt that was voided before.
+            current = attempt is not None and int(attempt) == call.invocation.attempt
+            word = state.decode() if current and state else ""
             # A message that is in no queue is with a worker, which claims it in a moment; or it went with one that died.
-            call.missed = 0 if state or queued else call.missed + 1
-            await self._rescue_call(call, now, (state or b"").decode(), (worker or b"").decode())
+            call.missed = 0 if word or queued else call.missed + 1
+            await self._rescue_call(call, now, word, (worker or b"").decode(), recovering=recovering)
 
-    async def _rescue_call(self, call: _Call, now: float, state: str, worker: str) -> None:
-        """End a call, or publish it again, if no worker will answer it. ``state`` and ``worker`` are its record's."""
+    async def _rescue_call(self, call: _Call, now: float, state: str, worker: str, *, recovering: bool) -> None:
+        """End a call, or publish it again, if no worker will answer it. ``state`` and ``worker`` are its record's.
+
+        ``recovering``: Redis had just been lost when the record was read.
+        """
         call.seen_running = call.seen_running or state in ("run", "done")
-        older_than_loss = call.accepted_at < self._fleet.redis_lost_at
+        older_than_loss = call.published_at < self._fleet.redis_lost_at
         if state in ("run", "reserved"):
             if not await self._fleet.is_alive(worker):
                 await self._abandon(call, _unavailable("The worker that ran the invocation died.", status=500))
@@ -270,10 +281,12 @@ class SyncCalls:
             call.done_since = call.done_since or now
             if now - call.done_since > _UNREAD_S:
                 await self._abandon(call, _unavailable("The outcome was lost with a connection to Redis.", status=500))
-        elif call.seen_running and not (older_than_loss and self._fleet.recovering):
-            await self._abandon(call, _unavailable("The invocation's record is gone.", status=500))
+        elif call.seen_running:
+            # Its worker is about to record it again, or to answer; it must be neither refused nor run a second time.
+            if not (older_than_loss and recovering):
+                await self._abandon(call, _unavailable("The invocation's record is gone.", status=500))
         else:
-            lost = older_than_loss and not self._fleet.recovering
+            lost = older_than_loss and not recovering
             overdue = now - call.accepted_at > self._queue_wait_s
             if (state == "void" or lost or overdue or call.missed >= _MISSED) and await self._void_attempt(call):
                 if overdue:
