@@ -499,7 +499,7 @@ def _mapped() -> Iterator[None]:
 
 
 def _insist(remove: Callable[[], object], patience_s: float) -> bool:
-    give_up = time.monotonic() + patience_s
+    deadline = time.monotonic() + patience_s
     while True:
         try:
             with _mapped():
@@ -507,7 +507,7 @@ def _insist(remove: Callable[[], object], patience_s: float) -> bool:
         except NoSuch:
             return True
         except EngineError:
-            if time.monotonic() >= give_up:
+            if time.monotonic() >= deadline:
                 return False
             time.sleep(_TICK_S)
         else:

@@ -104,10 +104,10 @@ class Shipper:
                 resume()
 
     def _send(self, stream: str, data: bytes) -> None:
-        give_up = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + _PATIENCE_S
         for start in range(0, len(data), CHUNK_BYTES):
             chunk = data[start : start + CHUNK_BYTES]
-            while not self._append(stream, chunk, force=time.monotonic() > give_up):
+            while not self._append(stream, chunk, force=time.monotonic() > deadline):
                 time.sleep(_FLUSH_S)
 
     def _append(self, stream: str, chunk: bytes, *, force: bool) -> bool:

@@ -109,8 +109,8 @@ class _Directory:
 
     def _edited_before(self, mark: str, changes: Iterator[set[tuple[Change, str]]]) -> bool:
         edited = False
-        give_up = time.monotonic() + _MARK_S
-        while time.monotonic() < give_up:
+        deadline = time.monotonic() + _MARK_S
+        while time.monotonic() < deadline:
             paths = {path for _, path in next(changes)}
             edited = edited or any(not path.startswith(str(self._marks)) for path in paths)
             if mark in paths:

@@ -49,12 +49,12 @@ class Claims:
 
     def _ask(self, call: Call[Answer]) -> Answer:
         # Whether a claim without an answer was granted is known only to Redis: wait for it, and ask again.
-        give_up = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + _PATIENCE_S
         while True:
             try:
                 return self._store.run(call)
             except Unavailable:
-                if time.monotonic() > give_up or self._hurry.wait(_PAUSE_S):
+                if time.monotonic() > deadline or self._hurry.wait(_PAUSE_S):
                     raise
 
     def finish(self, spec: FunctionSpec, invocation: Invocation, outcome: Outcome) -> None:
@@ -62,12 +62,12 @@ class Claims:
         ledger for ever.
         """
         call = attempts.finish(spec, invocation, encode(outcome), life_ms=AFTERLIFE_MS)
-        give_up = time.monotonic() + (math.inf if invocation.reply_to == keys.OUTCOMES else _PATIENCE_S)
+        deadline = time.monotonic() + (math.inf if invocation.reply_to == keys.OUTCOMES else _PATIENCE_S)
         while True:
             try:
                 self._store.run(call)
             except Unavailable as error:
-                if time.monotonic() > give_up or self._hurry.wait(_PAUSE_S):
+                if time.monotonic() > deadline or self._hurry.wait(_PAUSE_S):
                     log.error(
                         "outcome lost: Redis did not come back",
                         extra={"request_id": invocation.request_id, "error": str(error)},

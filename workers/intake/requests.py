@@ -116,7 +116,7 @@ class MailboxRequests:
         """Abort the attempt's environment again and again, because the attempt may go on in another environment."""
         owner = f"{request_id}:{attempt}"
         environments = self._environments
-        seen, give_up = False, time.monotonic() + _UNSEEN_S
+        seen, deadline = False, time.monotonic() + _UNSEEN_S
         while True:
             found = self._attempts.while_running(
                 request_id, attempt, lambda environment: environments.abort(environment, owner)
@@ -124,7 +124,7 @@ class MailboxRequests:
             if found and not seen:
                 log.info("an event is cancelled while it runs", extra={"request_id": request_id})
             seen = seen or found
-            if not found and (seen or time.monotonic() > give_up):
+            if not found and (seen or time.monotonic() > deadline):
                 return
             time.sleep(_CANCEL_EVERY_S)
 

@@ -112,8 +112,8 @@ def register(
 
 
 def lease(at: EnvironmentKeys, *, owner: str, generation: int, lease_ms: int, life_ms: int) -> Call[int | Lease]:
-    """Its own worker leases it for an attempt: the generation it has now, ``gone`` (no record), or ``busy`` (another worker was
-    faster).
+    """The environment's own worker leases it for an attempt: the generation it has now, ``gone`` (no record), or ``busy``
+    (another worker was faster).
 
     ``generation``: the last one that the worker has seen.
     """

@@ -151,14 +151,14 @@ def _remove_tree(own: Path) -> None:
 
 def _remove(group: Path) -> None:
     """A group can be removed once the kernel has let go of its last process."""
-    give_up = time.monotonic() + _REMOVE_S
+    deadline = time.monotonic() + _REMOVE_S
     while True:
         try:
             group.rmdir()
         except FileNotFoundError:
             return
         except OSError as error:
-            if time.monotonic() > give_up:
+            if time.monotonic() > deadline:
                 log.warning("a memory group stays: %s", error)
                 return
             time.sleep(_TICK_S)
