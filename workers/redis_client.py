@@ -1,7 +1,8 @@
 """Redis as a worker uses it: calls of scripts, from any thread."""
 
+import re
 import threading
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import redis
 from redis._parsers.base import BaseParser
@@ -30,6 +31,9 @@ Unavailable = (
     redis.ReadOnlyError,
     WritesRefused,
 )
+
+#: How Redis before 7 words it when it refuses a command inside a script: the refusal's own words come last.
+_REFUSED_IN_SCRIPT: Final = re.compile(r"@user_script: \d+: -(.+)", re.DOTALL)
 
 Answer = TypeVar("Answer")
 First = TypeVar("First")
@@ -66,9 +70,12 @@ class Store:
         """
         client: Any = self.client  # redis-py has no types for commands as such
         try:
-            answer = client.execute_command(*call.evalsha())
-        except redis.exceptions.NoScriptError:
-            answer = client.execute_command(*call.eval())
+            try:
+                answer = client.execute_command(*call.evalsha())
+            except redis.exceptions.NoScriptError:
+                answer = client.execute_command(*call.eval())
+        except redis.ResponseError as error:
+            raise _refusal_of(error) from None
         return call.decode(answer)
 
     def run_both(self, first: Call[First], second: Call[Second]) -> tuple[First, Second]:
@@ -85,9 +92,22 @@ class Store:
         if any(isinstance(one, redis.exceptions.NoScriptError) for one in found):
             return self.run(first), self.run(second)
         for one in found:
-            if isinstance(one, redis.RedisError):
-                raise one
+            if isinstance(one, redis.ResponseError):
+                raise _refusal_of(one)
         return first.decode(found[0]), second.decode(found[1])
+
+
+def _refusal_of(error: redis.ResponseError) -> redis.ResponseError:
+    """The error of the command that a script was refused, where redis-py sees nothing but a script that failed.
+
+    Redis 6.2 says so of full memory, a full disk and a replica; later ones begin with the refusal's own word.
+    """
+    found = _REFUSED_IN_SCRIPT.search(str(error))
+    if found is None:
+        return error
+    parser: Any = BaseParser  # redis-py has no types for it
+    refusal: redis.ResponseError = parser.parse_error(found[1])
+    return refusal
 
 
 def _answer(connection: Any) -> Any:

@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -23,7 +24,7 @@ from workers.contract.scripts import attempts, claim, leasing, locks, logs, noti
 from workers.contract.scripts.call import Call
 from workers.contract.scripts.leasing import EnvironmentKeys, Renewal, State
 from workers.contract.scripts.loader import load
-from workers.redis_client import Store
+from workers.redis_client import Store, Unavailable
 
 NAMES = sorted(path.stem for path in Path(scripts.__file__).parent.glob("*.lua"))
 Answer = TypeVar("Answer")
@@ -257,6 +258,43 @@ def test_both_clients_run_a_call_also_when_redis_has_no_script_yet(here: Here) -
         for _ in range(2):
             mine, others = (locks.lock("lock", owner=owner, life_ms=60_000) for owner in ("o", "p"))
             assert store.run_both(mine, others) == ("locked", "other")
+    store.client.close()
+
+
+@contextmanager
+def full(client: "redis.Redis") -> Iterator[None]:
+    """A Redis whose memory is used up."""
+    before = str(client.config_get("maxmemory")["maxmemory"])
+    client.config_set("maxmemory", 1_000_000)
+    try:
+        yield
+    finally:
+        client.config_set("maxmemory", before)
+
+
+@contextmanager
+def replica(client: "redis.Redis") -> Iterator[None]:
+    """A Redis that is a replica, and takes no writes."""
+    client.replicaof("127.0.0.1", "1")
+    try:
+        yield
+    finally:
+        client.replicaof("NO", "ONE")
+
+
+@pytest.mark.parametrize(("refusing", "error"), [(full, redis.OutOfMemoryError), (replica, redis.ReadOnlyError)])
+def test_a_write_refused_inside_a_script_is_waited_out(refusing: Any, error: type[Exception], here: Here) -> None:
+    """Every Redis says so in words of its own; Redis 6.2 as of a script that failed."""
+    store = Store(here.server.url)
+    call = logs.append("log", b"x", most_chunks=9, life_ms=60_000, drop_oldest=False)
+    assert store.run(call) == "kept"
+    assert issubclass(error, Unavailable)
+    with refusing(here.client):
+        with pytest.raises(error):
+            store.run(call)
+        with pytest.raises(error):
+            store.run_both(call, call)
+    assert store.run_both(call, call) == ("kept", "kept")
     store.client.close()
 
 
