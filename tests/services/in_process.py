@@ -228,8 +228,11 @@ class InProcessWorker:
         assert not names & {keys.environment(name) for name in self.starter.started}, "a record is left"
 
 
+MakeWorker = Callable[..., InProcessWorker]
+
+
 @contextmanager
-def in_process_workers(server: RedisServer) -> Iterator[Callable[..., InProcessWorker]]:
+def in_process_workers(server: RedisServer) -> Iterator[MakeWorker]:
     """Makes workers; they are closed at the end, and nothing is left of their environments then."""
     made: list[InProcessWorker] = []
 

@@ -1,10 +1,13 @@
-"""Databases for unit tests: each test that takes ``url`` runs on SQLite and on PostgreSQL."""
+"""What unit tests share: databases (a test that takes ``url`` runs on SQLite and on PostgreSQL) and workers in process."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.services.in_process import InProcessWorker, MakeWorker, in_process_workers
 from tests.services.postgres import PostgresServer
+from tests.services.redis import RedisServer
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
@@ -22,3 +25,14 @@ def url(database_server: PostgresServer | None, tmp_path: Path) -> str:
     if database_server is not None:
         return database_server.new_database()
     return f"sqlite:///{tmp_path / 'everwarm.db'}"
+
+
+@pytest.fixture
+def make_worker(redis_server: RedisServer) -> Iterator[MakeWorker]:
+    with in_process_workers(redis_server) as make:
+        yield make
+
+
+@pytest.fixture
+def worker(make_worker: MakeWorker) -> InProcessWorker:
+    return make_worker()

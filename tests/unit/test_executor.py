@@ -1,12 +1,11 @@
 """The executor, on fake environments: every invocation gets exactly one answer, whatever happens to what runs it."""
 
 import threading
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from tests.services.in_process import InProcessWorker, in_process_workers, see_each_other, spec
+from tests.services.in_process import InProcessWorker, MakeWorker, see_each_other, spec
 from tests.services.redis import RedisServer
 from tests.services.waiting import wait_until
 from workers.contract import keys
@@ -15,19 +14,6 @@ from workers.environments.budget import Budget
 from workers.environments.environment import Environment
 from workers.environments.fake_starter import Script, Step
 from workers.environments.starter import FunctionFault, StartError
-
-Make = Callable[..., InProcessWorker]
-
-
-@pytest.fixture
-def make_worker(redis_server: RedisServer) -> Iterator[Make]:
-    with in_process_workers(redis_server) as make:
-        yield make
-
-
-@pytest.fixture
-def worker(make_worker: Make) -> InProcessWorker:
-    return make_worker()
 
 
 def concurrency(server: RedisServer) -> int:
@@ -128,7 +114,7 @@ def test_what_hangs_is_ended_by_the_functions_timeout(worker: InProcessWorker) -
     assert worker.starter.destroyed == [outcome.environment]
 
 
-def test_an_initialisation_that_takes_too_long_runs_once_more_within_the_timeout(make_worker: Make) -> None:
+def test_an_initialisation_that_takes_too_long_runs_once_more_within_the_timeout(make_worker: MakeWorker) -> None:
     worker = make_worker(init_timeout_s=0.2)
     worker.starter.script = Script(start=())
     call = worker.call(of=spec(timeout_s=1))
@@ -137,7 +123,7 @@ def test_an_initialisation_that_takes_too_long_runs_once_more_within_the_timeout
     assert len(worker.starter.started) == 2
 
 
-def test_an_initialisation_that_is_quick_the_second_time_is_followed_by_the_invocation(make_worker: Make) -> None:
+def test_an_initialisation_that_is_quick_the_second_time_is_followed_by_the_invocation(make_worker: MakeWorker) -> None:
     worker = make_worker(init_timeout_s=0.2)
     follow(worker, Script(start=()), Script())
     assert worker.call().outcome().kind == "success"
@@ -169,7 +155,7 @@ def test_what_can_not_be_started_is_an_answer_as_well(
 # Who answers
 
 
-def test_an_invocation_that_came_twice_runs_once(make_worker: Make) -> None:
+def test_an_invocation_that_came_twice_runs_once(make_worker: MakeWorker) -> None:
     one, other = make_worker(), make_worker()
     call = one.call()
     assert call.outcome().kind == "success"
@@ -186,7 +172,7 @@ def test_what_is_late_is_not_begun(worker: InProcessWorker) -> None:
     assert worker.starter.started == []
 
 
-def test_what_finds_no_room_in_time_is_not_begun(make_worker: Make) -> None:
+def test_what_finds_no_room_in_time_is_not_begun(make_worker: MakeWorker) -> None:
     worker = make_worker(budget=Budget(environments=1, memory_mb=1024, starts=1))
     worker.starter.script = Script(event=())
     busy = worker.call()
@@ -209,7 +195,9 @@ def test_an_answer_is_out_before_the_environment_is_handed_back(worker: InProces
     assert worker.state(worker.starter.started[0]) == "idle"
 
 
-def test_a_caller_who_is_back_at_once_gets_the_environment_that_is_about_to_be_handed_back(make_worker: Make) -> None:
+def test_a_caller_who_is_back_at_once_gets_the_environment_that_is_about_to_be_handed_back(
+    make_worker: MakeWorker,
+) -> None:
     worker = make_worker(hand_back_s=5.0)
     worker.starter.script = Script(event=("answer", 0.02, "ask"))
     names = set()
@@ -218,7 +206,7 @@ def test_a_caller_who_is_back_at_once_gets_the_environment_that_is_about_to_be_h
     assert len(names) == 1
 
 
-def test_moved_work_is_answered_by_the_worker_that_had_the_idle_environment(make_worker: Make) -> None:
+def test_moved_work_is_answered_by_the_worker_that_had_the_idle_environment(make_worker: MakeWorker) -> None:
     here, there = make_worker(), make_worker()
     name = there.warm_up()
     see_each_other(here, there)
@@ -234,7 +222,7 @@ def test_moved_work_is_answered_by_the_worker_that_had_the_idle_environment(make
     wait_until("nobody has the batch", lambda: not here.server.client.exists(keys.message("m1")))
 
 
-def test_moved_work_that_arrives_twice_runs_once(make_worker: Make) -> None:
+def test_moved_work_that_arrives_twice_runs_once(make_worker: MakeWorker) -> None:
     here, there = make_worker(), make_worker()
     there.warm_up()
     see_each_other(here, there)

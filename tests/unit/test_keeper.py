@@ -2,15 +2,14 @@
 
 import dataclasses
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from tests.services.in_process import InProcessWorker, in_process_workers, see_each_other, spec
-from tests.services.redis import RedisServer
+from tests.services.in_process import InProcessWorker, MakeWorker, see_each_other, spec
 from tests.services.waiting import wait_until
 from workers.environments.budget import Budget
 from workers.environments.environment import Environment
@@ -18,19 +17,6 @@ from workers.environments.fake_starter import Script
 from workers.environments.keeper import Moved, NoRoom
 from workers.environments.starter import StartError, Stopping
 from workers.link.answers import Started
-
-Make = Callable[..., InProcessWorker]
-
-
-@pytest.fixture
-def make_worker(redis_server: RedisServer) -> Iterator[Make]:
-    with in_process_workers(redis_server) as make:
-        yield make
-
-
-@pytest.fixture
-def worker(make_worker: Make) -> InProcessWorker:
-    return make_worker()
 
 
 @contextmanager
@@ -100,7 +86,7 @@ def test_the_id_is_told_before_anything_is_started(worker: InProcessWorker) -> N
 # Handing back
 
 
-def test_a_request_waits_for_an_environment_that_is_about_to_be_handed_back(make_worker: Make) -> None:
+def test_a_request_waits_for_an_environment_that_is_about_to_be_handed_back(make_worker: MakeWorker) -> None:
     worker = make_worker(hand_back_s=5.0)
     with leased(worker) as first:
         pass
@@ -122,7 +108,7 @@ def test_a_request_waits_for_an_environment_that_is_about_to_be_handed_back(make
     assert worker.starter.started == [first.id]
 
 
-def test_a_request_waits_no_longer_than_that_takes(make_worker: Make) -> None:
+def test_a_request_waits_no_longer_than_that_takes(make_worker: MakeWorker) -> None:
     worker = make_worker(hand_back_s=0.01)
     with leased(worker) as slow:
         worker.keeper.mark_answered(slow)
@@ -139,7 +125,7 @@ def test_an_environment_that_does_not_come_back_in_time_is_killed(worker: InProc
 
 
 @pytest.mark.parametrize("keepalive_ms", [0])
-def test_nothing_is_kept_where_nothing_may_idle(make_worker: Make, keepalive_ms: int) -> None:
+def test_nothing_is_kept_where_nothing_may_idle(make_worker: MakeWorker, keepalive_ms: int) -> None:
     worker = make_worker(keepalive_ms=keepalive_ms)
     with leased(worker) as first:
         pass
@@ -153,7 +139,7 @@ def test_an_error_in_the_block_retires_the_environment(worker: InProcessWorker) 
     assert worker.state(environment.id) == ""
 
 
-def test_many_threads_never_share_an_environment(make_worker: Make) -> None:
+def test_many_threads_never_share_an_environment(make_worker: MakeWorker) -> None:
     worker = make_worker(budget=Budget(environments=3, memory_mb=10_000, starts=3))
     busy: set[str] = set()
     lock = threading.Lock()
@@ -215,7 +201,7 @@ def test_one_that_dies_while_it_is_leased_is_not_kept(worker: InProcessWorker) -
     assert worker.starter.destroyed == [environment.id]
 
 
-def test_one_that_dies_between_its_answer_and_the_next_event_frees_who_waits_for_it(make_worker: Make) -> None:
+def test_one_that_dies_between_its_answer_and_the_next_event_frees_who_waits_for_it(make_worker: MakeWorker) -> None:
     worker = make_worker(hand_back_s=5.0)
     worker.starter.script = Script(event=("answer", 0.05, "die"))
     first = worker.call()
@@ -228,7 +214,9 @@ def test_one_that_dies_between_its_answer_and_the_next_event_frees_who_waits_for
     assert len(worker.starter.started) == 2
 
 
-def test_one_that_dies_while_it_is_leased_remotely_lets_the_moved_invocation_start_another(make_worker: Make) -> None:
+def test_one_that_dies_while_it_is_leased_remotely_lets_the_moved_invocation_start_another(
+    make_worker: MakeWorker,
+) -> None:
     here, there = make_worker(), make_worker()
     name = there.warm_up()
     see_each_other(here, there)
@@ -245,7 +233,7 @@ def test_one_that_dies_while_it_is_leased_remotely_lets_the_moved_invocation_sta
 # Room
 
 
-def test_the_least_recently_used_idle_environment_makes_room(make_worker: Make) -> None:
+def test_the_least_recently_used_idle_environment_makes_room(make_worker: MakeWorker) -> None:
     worker = make_worker(budget=Budget(environments=2, memory_mb=10_000, starts=2))
     old, young = worker.warm_up(of=spec("old")), worker.warm_up(of=spec("young"))
     with leased(worker, spec=spec("next")):
@@ -253,7 +241,7 @@ def test_the_least_recently_used_idle_environment_makes_room(make_worker: Make) 
         assert worker.state(young) == "idle"
 
 
-def test_without_room_a_request_waits_until_one_becomes_idle(make_worker: Make) -> None:
+def test_without_room_a_request_waits_until_one_becomes_idle(make_worker: MakeWorker) -> None:
     worker = make_worker(budget=Budget(environments=1, memory_mb=10_000, starts=1), hand_back_s=0.0)
     with ThreadPoolExecutor(1) as pool:
         with leased(worker) as first:
@@ -262,7 +250,7 @@ def test_without_room_a_request_waits_until_one_becomes_idle(make_worker: Make) 
     assert worker.starter.started == [first.id]
 
 
-def test_without_room_a_request_waits_until_one_has_ended(make_worker: Make) -> None:
+def test_without_room_a_request_waits_until_one_has_ended(make_worker: MakeWorker) -> None:
     worker = make_worker(budget=Budget(environments=1, memory_mb=10_000, starts=1))
     with leased(worker) as first, ThreadPoolExecutor(1) as pool:
         done = pool.submit(lambda: worker.warm_up(of=spec("other")))
@@ -270,7 +258,7 @@ def test_without_room_a_request_waits_until_one_has_ended(make_worker: Make) -> 
         assert done.result(5) != first.id
 
 
-def test_without_room_until_the_time_is_over_nobody_began_it(make_worker: Make) -> None:
+def test_without_room_until_the_time_is_over_nobody_began_it(make_worker: MakeWorker) -> None:
     worker = make_worker(budget=Budget(environments=1, memory_mb=10_000, starts=1))
     with leased(worker):
         overdue = dataclasses.replace(worker.environment_request(spec=spec("other")), claim_by_ms=0)
@@ -278,7 +266,7 @@ def test_without_room_until_the_time_is_over_nobody_began_it(make_worker: Make) 
             pytest.fail("there is no room")
 
 
-def test_what_can_never_fit_is_refused_at_once(make_worker: Make) -> None:
+def test_what_can_never_fit_is_refused_at_once(make_worker: MakeWorker) -> None:
     worker = make_worker(budget=Budget(environments=1, memory_mb=128, starts=1))
     with pytest.raises(StartError, match="wants 256 MB"), leased(worker, spec=spec(memory_mb=256)):
         pytest.fail("it does not fit")
@@ -287,7 +275,7 @@ def test_what_can_never_fit_is_refused_at_once(make_worker: Make) -> None:
 # Other workers
 
 
-def test_an_idle_environment_of_another_worker_has_the_invocation_moved_to_it(make_worker: Make) -> None:
+def test_an_idle_environment_of_another_worker_has_the_invocation_moved_to_it(make_worker: MakeWorker) -> None:
     here, there = make_worker(), make_worker()
     name = there.warm_up()
     see_each_other(here, there)
@@ -297,7 +285,7 @@ def test_an_idle_environment_of_another_worker_has_the_invocation_moved_to_it(ma
     assert there.state(name) == "leased"
 
 
-def test_an_own_idle_environment_that_another_worker_has_just_leased_is_left_to_it(make_worker: Make) -> None:
+def test_an_own_idle_environment_that_another_worker_has_just_leased_is_left_to_it(make_worker: MakeWorker) -> None:
     here, there = make_worker(), make_worker()
     name = there.warm_up()
     see_each_other(here, there)
@@ -308,7 +296,7 @@ def test_an_own_idle_environment_that_another_worker_has_just_leased_is_left_to_
     assert there.relay(name).link.state == "idle"
 
 
-def test_a_lease_whose_invocation_never_arrives_is_taken_back(make_worker: Make) -> None:
+def test_a_lease_whose_invocation_never_arrives_is_taken_back(make_worker: MakeWorker) -> None:
     here, there = make_worker(move_ms=1), make_worker()
     name = there.warm_up()
     see_each_other(here, there)
@@ -327,7 +315,7 @@ def test_a_lease_whose_invocation_never_arrives_is_taken_back(make_worker: Make)
         assert again.id == name
 
 
-def test_one_that_is_leased_remotely_is_not_retired_before_its_invocation_has_run(make_worker: Make) -> None:
+def test_one_that_is_leased_remotely_is_not_retired_before_its_invocation_has_run(make_worker: MakeWorker) -> None:
     here, there = make_worker(), make_worker()
     name = there.warm_up()
     see_each_other(here, there)
@@ -340,7 +328,7 @@ def test_one_that_is_leased_remotely_is_not_retired_before_its_invocation_has_ru
     assert call.outcome().environment == name
 
 
-def test_a_moved_invocation_whose_lease_has_ended_runs_like_any_other(make_worker: Make) -> None:
+def test_a_moved_invocation_whose_lease_has_ended_runs_like_any_other(make_worker: MakeWorker) -> None:
     here, there = make_worker(move_ms=1), make_worker()
     there.warm_up()
     see_each_other(here, there)
@@ -397,7 +385,7 @@ def test_a_worker_that_stops_starts_nothing_any_more(worker: InProcessWorker) ->
         pytest.fail("it is too late")
 
 
-def test_a_process_for_each_invocation_in_one_environment(make_worker: Make) -> None:
+def test_a_process_for_each_invocation_in_one_environment(make_worker: MakeWorker) -> None:
     worker = make_worker(process="per invocation")
     name = worker.warm_up()
     first = worker.relay(name)
@@ -407,7 +395,7 @@ def test_a_process_for_each_invocation_in_one_environment(make_worker: Make) -> 
     assert worker.starter.started == [name]
 
 
-def test_an_environment_for_each_invocation(make_worker: Make) -> None:
+def test_an_environment_for_each_invocation(make_worker: MakeWorker) -> None:
     worker = make_worker(process="single use")
     names = [worker.warm_up() for _ in range(2)]
     assert worker.starter.destroyed == names

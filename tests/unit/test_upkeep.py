@@ -1,30 +1,17 @@
 """Upkeep and claims of a worker with fake environments: what comes back after Redis was lost, and what is cleared away."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.services.in_process import InProcessWorker, in_process_workers, now_ms, see_each_other, spec
+from tests.services.in_process import InProcessWorker, MakeWorker, in_process_workers, now_ms, see_each_other, spec
 from tests.services.redis import RedisServer
 from tests.services.waiting import wait_until
 from workers.contract import keys
 from workers.contract.messages import Invocation
 from workers.environments.fake_starter import Script
-
-Make = Callable[..., InProcessWorker]
-
-
-@pytest.fixture
-def make_worker(redis_server: RedisServer) -> Iterator[Make]:
-    with in_process_workers(redis_server) as make:
-        yield make
-
-
-@pytest.fixture
-def worker(make_worker: Make) -> InProcessWorker:
-    return make_worker()
 
 
 @pytest.fixture
@@ -51,11 +38,11 @@ def test_a_heartbeat_describes_the_worker(worker: InProcessWorker) -> None:
     assert not worker.keeper.shared
 
 
-def test_two_workers_know_of_each_other(make_worker: Make) -> None:
+def test_two_workers_know_of_each_other(make_worker: MakeWorker) -> None:
     see_each_other(make_worker(), make_worker())
 
 
-def test_an_environment_that_idles_too_long_is_retired(make_worker: Make) -> None:
+def test_an_environment_that_idles_too_long_is_retired(make_worker: MakeWorker) -> None:
     worker = make_worker(keepalive_ms=1)
     name = worker.warm_up()
 
@@ -67,7 +54,7 @@ def test_an_environment_that_idles_too_long_is_retired(make_worker: Make) -> Non
     assert worker.state(name) == ""
 
 
-def test_an_environment_that_is_used_is_not_retired_however_long_it_runs(make_worker: Make) -> None:
+def test_an_environment_that_is_used_is_not_retired_however_long_it_runs(make_worker: MakeWorker) -> None:
     worker = make_worker(keepalive_ms=1)
     worker.starter.script = Script(event=())
     call = worker.call()
@@ -126,7 +113,7 @@ def test_while_redis_is_away_upkeep_waits_and_warm_environments_stay(mortal: Red
 # Claims
 
 
-def test_one_attempt_is_claimed_by_one_worker_and_may_be_asked_for_again(make_worker: Make) -> None:
+def test_one_attempt_is_claimed_by_one_worker_and_may_be_asked_for_again(make_worker: MakeWorker) -> None:
     one, other = make_worker(), make_worker()
     found = invocation(one, "i1")
     assert one.claims.reserve(found, "e1") not in ("void", "late", "taken")
